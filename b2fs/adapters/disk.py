@@ -1,0 +1,274 @@
+"""The files of a state directory. Blocking; knows neither the journal nor trio.
+
+Layout (all 0700/0600)
+  ``scratch/INO``        the mutable content of an inode that is being written
+  ``staged/GENERATION``  sealed, immutable content that waits for its upload
+  ``cache/XX/BLOB``      clean content: ``FILE_ID`` is a whole version, ``FILE_ID.N`` its chunk N; XX are two
+                         hex digits of a hash, so that no directory grows without bound
+  ``part/N``             a fetch in progress; becomes a blob by a rename, so a blob is always whole
+  ``quarantine/``        content that failed its checksum; kept for a person
+
+Rule: scratch and staged are precious: nothing here deletes them except by their exact name.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from zlib import crc32
+
+from b2fs.errors import Damaged, NoSpace, StateError
+
+_FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file, atomically
+_COPY_STEP = 8 * 1024 * 1024
+_HASH_STEP = 1024 * 1024
+
+
+class Disk:
+    """The open state directory; holds its lock until `close`."""
+
+    def __init__(self, root: str) -> None:
+        """Make or open it. StateError: not a directory of ours, not writable, or in use by another daemon."""
+        self.root = root
+        try:
+            os.makedirs(root, mode=0o700, exist_ok=True)
+            for name in ("scratch", "staged", "cache", "part", "quarantine"):
+                os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
+            os.chmod(root, 0o700)
+            self._lock = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"cannot use the state directory {root}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise StateError(
+                f"the state directory {root} is in use by another b2fs (pid {owner or 'unknown'}): "
+                "unmount that one, or give this one a state directory of its own"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    @property
+    def journal_path(self) -> str:
+        return os.path.join(self.root, "journal.db")
+
+    def scratch_path(self, ino: int) -> str:
+        return f"{self.root}/scratch/{ino}"
+
+    def staged_path(self, generation: int) -> str:
+        return f"{self.root}/staged/{generation}"
+
+    def blob_path(self, name: str) -> str:
+        return f"{self.root}/cache/{crc32(name.encode()) & 0xFF:02x}/{name}"
+
+    def part_path(self, number: int) -> str:
+        return f"{self.root}/part/{number}"
+
+    # ------------------------------------------------------------ scratch and staged
+
+    def make_scratch(self, ino: int) -> int:
+        """A new, empty scratch file; its descriptor. A leftover of the same number is replaced."""
+        path = self.scratch_path(ino)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        with disk_errors():
+            try:
+                return os.open(path, flags, 0o600)
+            except FileExistsError:
+                os.unlink(path)
+                return os.open(path, flags, 0o600)
+
+    def open_scratch(self, ino: int) -> int:
+        with disk_errors():
+            return os.open(self.scratch_path(ino), os.O_RDWR | os.O_CLOEXEC)
+
+    def clone(self, source: str, fd: int, offset: int, length: int) -> None:
+        """Copy the first `length` bytes of the file at `source` to `offset` of `fd`.
+
+        Shares blocks where the file system can. After an error the target range is undefined.
+        """
+        with disk_errors():
+            src = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if offset == 0 and os.fstat(src).st_size == length and _reflink(src, fd):
+                    return
+                done = 0
+                while done < length:
+                    step = os.copy_file_range(src, fd, min(_COPY_STEP, length - done), done, offset + done)
+                    if step == 0:
+                        raise Damaged(f"{source} is shorter than the journal says")
+                    done += step
+            finally:
+                os.close(src)
+
+    def stage(self, ino: int, generation: int) -> None:
+        """Give the scratch file its staged name too; `drop_scratch` follows once the journal knows it."""
+        with disk_errors():
+            os.link(self.scratch_path(ino), self.staged_path(generation))
+
+    def drop_scratch(self, ino: int) -> None:
+        _unlink(self.scratch_path(ino))
+
+    def drop_staged(self, generation: int) -> None:
+        _unlink(self.staged_path(generation))
+
+    def make_staged(self, generation: int, data: bytes) -> str:
+        """A staged file of the daemon's own making (symlink target, empty body); its path."""
+        path = self.staged_path(generation)
+        with disk_errors(), open(path, "wb") as file:
+            file.write(data)
+        return path
+
+    def stage_blob(self, name: str, generation: int) -> str:
+        """Hold clean content for an upload, whatever the eviction does meanwhile; its path.
+
+        FileNotFoundError: it was evicted.
+        """
+        path = self.staged_path(generation)
+        with disk_errors():
+            os.link(self.blob_path(name), path)
+        return path
+
+    def staged_to_blob(self, generation: int, name: str) -> None:
+        """Confirmed content becomes clean: the staged file is the blob now."""
+        with disk_errors():
+            target = self.blob_path(name)
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            os.rename(self.staged_path(generation), target)
+
+    def quarantine(self, path: str) -> str:
+        """Move a damaged file aside; its new path."""
+        target = os.path.join(self.root, "quarantine", os.path.basename(path))
+        with disk_errors():
+            os.rename(path, target)
+        return target
+
+    def numbers(self, folder: str) -> Iterator[int]:
+        """The numbers of the files in ``scratch`` or ``staged`` or ``part``."""
+        for name in os.listdir(os.path.join(self.root, folder)):
+            if name.isdecimal():
+                yield int(name)
+
+    # ------------------------------------------------------------ cache
+
+    def part_to_blob(self, number: int, name: str) -> None:
+        with disk_errors():
+            target = self.blob_path(name)
+            try:
+                os.rename(self.part_path(number), target)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                os.rename(self.part_path(number), target)
+
+    def drop_part(self, number: int) -> None:
+        _unlink(self.part_path(number))
+
+    def rename_blob(self, old: str, new: str) -> bool:
+        """Whether there was one."""
+        with disk_errors():
+            target = self.blob_path(new)
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            try:
+                os.rename(self.blob_path(old), target)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def drop_blob(self, name: str) -> None:
+        _unlink(self.blob_path(name))
+
+    def has_blob(self, name: str) -> bool:
+        return os.path.exists(self.blob_path(name))
+
+    def open_blob(self, name: str) -> int:
+        """Its descriptor, or -1 if it is not there."""
+        try:
+            return os.open(self.blob_path(name), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return -1
+
+    def blob_names(self) -> Iterator[str]:
+        """All files of the cache directory. Long when there are many."""
+        cache = os.path.join(self.root, "cache")
+        for folder in os.listdir(cache):
+            yield from os.listdir(os.path.join(cache, folder))
+
+    # ------------------------------------------------------------ whole disk
+
+    def space(self) -> tuple[int, int, int]:
+        """(block size, blocks, free blocks for us) of the disk."""
+        stat = os.statvfs(self.root)
+        return stat.f_frsize, stat.f_blocks, stat.f_bavail
+
+    def free(self) -> int:
+        """Bytes that can still be written."""
+        return shutil.disk_usage(self.root).free
+
+
+def sha1_of(path: str) -> str:
+    """Hex SHA-1 of a file."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    with disk_errors(), open(path, "rb", buffering=0) as file:
+        while block := file.read(_HASH_STEP):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fsync(fd: int) -> None:
+    """Content and size of a descriptor on stable storage. Waits for the disk."""
+    with disk_errors():
+        os.fsync(fd)
+
+
+def fsync_path(path: str) -> None:
+    with disk_errors():
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def fsync_directory(path: str) -> None:
+    """The names of a directory on stable storage. Waits for the disk."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+class disk_errors:
+    """Turns the disk's own errors into ours: full is NoSpace, anything else Damaged."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileExistsError | FileNotFoundError):
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise NoSpace(f"the disk of the state directory is full ({error.filename or 'write'})") from error
+            raise Damaged(f"the disk of the state directory fails: {error}") from error
+
+
+def _reflink(source: int, target: int) -> bool:
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return

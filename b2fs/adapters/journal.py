@@ -1,0 +1,324 @@
+"""The journal: one SQLite database per mount, the local truth. The only module that imports sqlite3.
+
+Rules
+  Every change is one transaction (`Journal.commit`). It survives SIGKILL when `commit` returned (the
+  write-ahead log is in the page cache), and power loss when `sync` returned after it.
+  The connection belongs to the event loop's thread; commits are short (they write to the page cache and
+  never wait for the disk). What takes long or waits for the disk (`load_directory`, `checkpoint`, `sync`) uses
+  a second connection or none, and is called from other threads.
+  Nothing here decides: rows in, rows out.
+
+The version of the schema is in ``meta``; a journal of another version is refused, not guessed at.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from b2fs.core.change import Blob, Change, Intent, ObjectRow
+from b2fs.core.inode import Inode
+from b2fs.errors import NoSpace, ReadOnly, StateError
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+-- Who this journal belongs to (endpoint, bucket, prefix, mount id), the schema, and the counter.
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+-- The namespace: one row an inode (columns: see core.inode.Inode). An inode without a name has no row.
+CREATE TABLE inode (
+    ino INTEGER PRIMARY KEY, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL,
+    nlink INTEGER NOT NULL, size INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, atime_ns INTEGER NOT NULL,
+    rdev INTEGER NOT NULL, target TEXT NOT NULL, file_id TEXT NOT NULL, sha1 TEXT NOT NULL,
+    staged INTEGER NOT NULL, scratch INTEGER NOT NULL, complete INTEGER NOT NULL
+);
+-- Finds the files with content that is not in B2 without reading the others.
+CREATE INDEX inode_dirty ON inode (ino) WHERE scratch OR staged;
+-- Answers: does a live file still live in this version?
+CREATE INDEX inode_file ON inode (file_id) WHERE file_id <> '';
+
+-- The names. Moving a directory of any size is one row.
+CREATE TABLE dentry (
+    parent INTEGER NOT NULL, name BLOB NOT NULL, ino INTEGER NOT NULL, PRIMARY KEY (parent, name)
+) WITHOUT ROWID;
+CREATE INDEX dentry_ino ON dentry (ino);
+
+-- What the bucket has (columns: see core.change.ObjectRow).
+CREATE TABLE object (
+    key TEXT PRIMARY KEY, file_id TEXT NOT NULL, size INTEGER NOT NULL, sha1 TEXT NOT NULL,
+    uploaded_ms INTEGER NOT NULL, attributes TEXT NOT NULL, generation INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Keys whose object may differ from the namespace (core.change.Intent).
+CREATE TABLE intent (key TEXT PRIMARY KEY, generation INTEGER NOT NULL, since_ns INTEGER NOT NULL) WITHOUT ROWID;
+
+-- The files of the cache directory; a row without a file is a miss, a file without a row is swept.
+CREATE TABLE blob (name TEXT PRIMARY KEY, size INTEGER NOT NULL, used_s INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX blob_used ON blob (used_s, size);
+
+-- Objects that no path can show, for people (`b2fs status`).
+CREATE TABLE ignored (key TEXT PRIMARY KEY, why TEXT NOT NULL) WITHOUT ROWID;
+"""
+
+_INODE = (
+    "ino, mode, uid, gid, nlink, size, mtime_ns, ctime_ns, atime_ns, rdev, target, file_id, sha1, staged, scratch, complete"
+)
+_INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
+_ROW = "(" + ", ".join("?" * 16) + ")"
+_ID_BLOCK = 4096
+"""Numbers that the counter takes from the database at once; a crash skips what is left of them."""
+
+
+def _inode(row: Sequence[Any]) -> Inode:
+    *fields, scratch, complete = row
+    return Inode(*fields, scratch=bool(scratch), complete=bool(complete))
+
+
+def _like(prefix: str) -> tuple[str, str]:
+    """The half-open range of all strings that start with `prefix`, in SQLite's byte order."""
+    return prefix, prefix + "\U0010ffff"
+
+
+class Journal:
+    """The open journal of one state directory. One process at a time (the caller holds the lock)."""
+
+    def __init__(self, path: str) -> None:
+        """Open or create. StateError: not a journal, or of another version."""
+        self.path = path
+        try:
+            self._db = self._connect()
+            if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+                self.set_meta("schema", str(SCHEMA_VERSION))
+            self._reader = self._connect()
+        except sqlite3.DatabaseError as error:
+            raise StateError(f"{path} is not a b2fs journal ({error})") from error
+        if self.meta("schema") != str(SCHEMA_VERSION):
+            raise StateError(
+                f"{path} has schema {self.meta('schema')}, this b2fs reads {SCHEMA_VERSION}: use the b2fs that wrote it"
+            )
+        os.chmod(path, 0o600)
+        self._reading = threading.Lock()
+        self._wal = os.open(path + "-wal", os.O_RDONLY)
+        self._next = self._end = int(self.meta("counter") or "2")
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30)
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")  # `sync` does what FULL would do on every commit
+        db.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints wait for the disk: see `checkpoint`
+        db.execute("PRAGMA temp_store = MEMORY")
+        return db
+
+    def close(self) -> None:
+        """Checkpoint and close; blocks for the disk."""
+        os.close(self._wal)
+        self._reader.close()
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._db.close()
+
+    # ------------------------------------------------------------ durability
+
+    def commit(self, change: Change) -> None:
+        """Write the change in one transaction. NoSpace or ReadOnly (nothing was written then)."""
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                self._write(db, change)
+                db.execute("COMMIT")
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                raise NoSpace("the disk of the state directory is full") from error
+            raise ReadOnly(f"the journal cannot be written: {error}") from error
+
+    def _write(self, db: sqlite3.Connection, change: Change) -> None:
+        for inode in change.inodes:
+            db.execute(
+                f"INSERT OR REPLACE INTO inode ({_INODE}) VALUES {_ROW}",
+                (
+                    inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.mtime_ns,
+                    inode.ctime_ns, inode.atime_ns, inode.rdev, inode.target, inode.file_id, inode.sha1,
+                    inode.staged, inode.scratch, inode.complete,
+                ),
+            )  # fmt: skip
+        for ino in change.gone:
+            db.execute("DELETE FROM inode WHERE ino = ?", (ino,))
+        for parent, name in change.unlinks:
+            db.execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
+        for link in change.links:
+            db.execute("INSERT OR REPLACE INTO dentry VALUES (?, ?, ?)", link)
+        for intent in change.intents:
+            db.execute(
+                "INSERT INTO intent VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET generation = excluded.generation",
+                (intent.key, intent.generation, intent.since_ns),
+            )
+        for settled in change.settled:
+            db.execute("DELETE FROM intent WHERE key = ? AND generation = ?", settled)
+        for row in change.objects:
+            db.execute(
+                "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (row.key, row.file_id, row.size, row.sha1, row.uploaded_ms, row.attributes, row.generation),
+            )
+        for key in change.lost_objects:
+            db.execute("DELETE FROM object WHERE key = ?", (key,))
+        for lost in change.lost_blobs:
+            db.execute("DELETE FROM blob WHERE name = ?", (lost,))
+        for blob in change.blobs:
+            db.execute("INSERT OR REPLACE INTO blob VALUES (?, ?, ?)", (blob.name, blob.size, blob.used_s))
+
+    def sync(self) -> None:
+        """Put all commits on stable storage. Waits for the disk; any thread."""
+        os.fdatasync(self._wal)
+
+    def checkpoint(self) -> None:
+        """Move the log into the database, as far as nobody reads it. Waits for the disk; any thread."""
+        with self._reading:
+            self._reader.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def log_size(self) -> int:
+        return os.fstat(self._wal).st_size
+
+    # ------------------------------------------------------------ numbers and identity
+
+    def next_number(self) -> int:
+        """The next of a series that never repeats and only grows: inode numbers and generations."""
+        if self._next >= self._end:
+            self._end = self._next + _ID_BLOCK
+            self.set_meta("counter", str(self._end))
+        self._next += 1
+        return self._next - 1
+
+    def meta(self, name: str) -> str:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return row[0] if row else ""
+
+    def set_meta(self, name: str, value: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    # ------------------------------------------------------------ reading: namespace
+
+    def inode(self, ino: int) -> Inode | None:
+        row = self._db.execute(f"SELECT {_INODE} FROM inode WHERE ino = ?", (ino,)).fetchone()
+        return _inode(row) if row else None
+
+    def entry(self, parent: int, name: bytes) -> Inode | None:
+        """The inode that a name of a directory leads to."""
+        query = f"SELECT {_INODE_I} FROM dentry d JOIN inode i USING (ino) WHERE d.parent = ? AND d.name = ?"
+        row = self._db.execute(query, (parent, name)).fetchone()
+        return _inode(row) if row else None
+
+    def path_inode(self, path: str) -> Inode | None:
+        """The inode that a path leads to."""
+        inode = self.inode(1)
+        for part in path.split("/"):
+            inode = self.entry(inode.ino, part.encode()) if inode is not None else None
+        return inode
+
+    def load_directory(self, ino: int) -> list[tuple[bytes, Inode]]:
+        """All entries of a directory. Any thread; the directory must not change meanwhile."""
+        query = f"SELECT d.name, {_INODE_I} FROM dentry d JOIN inode i USING (ino) WHERE d.parent = ?"
+        with self._reading:
+            return [(row[0], _inode(row[1:])) for row in self._reader.execute(query, (ino,))]
+
+    def has_entries(self, ino: int) -> bool:
+        return self._db.execute("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (ino,)).fetchone() is not None
+
+    def dirty_inodes(self) -> list[Inode]:
+        """Files whose content is not in B2."""
+        return [_inode(row) for row in self._db.execute(f"SELECT {_INODE} FROM inode WHERE scratch OR staged")]
+
+    def lives_in(self, file_id: str) -> Inode | None:
+        """A file whose clean content is this version."""
+        query = f"SELECT {_INODE} FROM inode WHERE file_id = ? AND file_id <> '' LIMIT 1"
+        row = self._db.execute(query, (file_id,)).fetchone()
+        return _inode(row) if row else None
+
+    def subtree(self, ino: int) -> list[tuple[str, bool]]:
+        """All names below a directory as (path relative to it, whether it is a directory). Any thread."""
+        query = """
+            WITH RECURSIVE below (ino, path) AS (
+                SELECT ino, CAST(name AS TEXT) FROM dentry WHERE parent = ?
+                UNION ALL
+                SELECT d.ino, below.path || '/' || CAST(d.name AS TEXT) FROM dentry d JOIN below ON d.parent = below.ino
+            )
+            SELECT path, (mode & 61440) = 16384 FROM below JOIN inode USING (ino)"""  # S_IFMT, S_IFDIR
+        with self._reading:
+            return [(path, bool(is_dir)) for path, is_dir in self._reader.execute(query, (ino,))]
+
+    def complete_all(self) -> None:
+        """Every directory's listing is known (a listing of the whole bucket was merged)."""
+        self._db.execute("UPDATE inode SET complete = 1 WHERE (mode & 61440) = 16384 AND NOT complete")
+
+    def counts(self) -> tuple[int, int]:
+        """(inodes, objects) in the journal. Reads the whole index: any thread, not often."""
+        with self._reading:
+            inodes = self._reader.execute("SELECT count(*) FROM inode").fetchone()[0]
+            objects = self._reader.execute("SELECT count(*) FROM object WHERE file_id <> ''").fetchone()[0]
+        return inodes, objects
+
+    # ------------------------------------------------------------ reading: bucket and work
+
+    def object(self, key: str) -> ObjectRow | None:
+        row = self._db.execute("SELECT * FROM object WHERE key = ?", (key,)).fetchone()
+        return ObjectRow(*row) if row else None
+
+    def objects(self, prefix: str, start: str, end: str | None) -> dict[str, ObjectRow]:
+        """Rows with start <= key < end (None: no end) below `prefix`. Any thread."""
+        low, high = _like(prefix)
+        query = "SELECT * FROM object WHERE key >= ? AND key < ? ORDER BY key"
+        bounds = (max(low, start), high if end is None else min(high, end))
+        with self._reading:
+            return {row[0]: ObjectRow(*row) for row in self._reader.execute(query, bounds)}
+
+    def knows_below(self, prefix: str) -> bool:
+        """Whether any row, tombstones too, has a key that starts with `prefix`. Any thread."""
+        query = "SELECT 1 FROM object WHERE key >= ? AND key < ? LIMIT 1"
+        with self._reading:
+            return self._reader.execute(query, _like(prefix)).fetchone() is not None
+
+    def forget_tombstones(self, before_ms: int) -> None:
+        """Drop tombstones that no listing can contradict any more."""
+        self._db.execute("DELETE FROM object WHERE file_id = '' AND uploaded_ms < ?", (before_ms,))
+
+    def intents(self) -> list[Intent]:
+        return [Intent(*row) for row in self._db.execute("SELECT key, generation, since_ns FROM intent")]
+
+    def set_ignored(self, key: str, why: str) -> None:
+        self._db.execute("INSERT OR REPLACE INTO ignored VALUES (?, ?)", (key, why))
+
+    def clear_ignored(self) -> None:
+        self._db.execute("DELETE FROM ignored")
+
+    def ignored(self, limit: int = 100) -> Iterator[tuple[str, str]]:
+        yield from self._db.execute("SELECT key, why FROM ignored LIMIT ?", (limit,))
+
+    # ------------------------------------------------------------ reading: cache
+
+    def blob_totals(self) -> tuple[int, int]:
+        """(bytes, number) of the blobs in the cache."""
+        row = self._db.execute("SELECT coalesce(sum(size), 0), count(*) FROM blob").fetchone()
+        return row[0], row[1]
+
+    def coldest_blobs(self, limit: int, after: tuple[int, str]) -> list[Blob]:
+        """Blobs by the time of their last use, those behind (used_s, name) `after`."""
+        query = "SELECT name, size, used_s FROM blob WHERE (used_s, name) > (?, ?) ORDER BY used_s, name LIMIT ?"
+        return [Blob(*row) for row in self._db.execute(query, (*after, limit))]
+
+    def blob(self, name: str) -> Blob | None:
+        row = self._db.execute("SELECT name, size, used_s FROM blob WHERE name = ?", (name,)).fetchone()
+        return Blob(*row) if row else None
+
+    def blobs_of(self, file_id: str) -> list[Blob]:
+        """The blobs that hold (parts of) a version."""
+        low, high = _like(file_id + ".")
+        query = "SELECT name, size, used_s FROM blob WHERE name = ? OR (name >= ? AND name < ?)"
+        return [Blob(*row) for row in self._db.execute(query, (file_id, low, high))]

@@ -1,0 +1,166 @@
+"""The inode row, and how its attributes travel in an object's fileInfo.
+
+Rules
+  An `Inode` is immutable: a change is a new row, committed to the journal and then put into memory.
+  Attributes are compared with the bucket in one canonical form (`attributes`), so that an object that
+  nobody changed is never uploaded again, whoever wrote it.
+
+Units: sizes in bytes, times in ns since the epoch.
+
+The fileInfo of an object written by b2fs: ``src_last_modified_millis`` (the convention of the B2 tools)
+and ``b2fs``: fields ``letter=value`` joined by ';': m mode (octal, with type), u uid, g gid, n the
+nanoseconds that the milliseconds lost, d device number, o the operation that wrote it. A symlink's
+target is the object's body, and stands in ``b2fs_link`` too where the header has room.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+
+import msgspec
+
+from b2fs.core import names
+from b2fs.core.bucket import Version
+
+INFO_MTIME = "src_last_modified_millis"
+INFO_B2FS = "b2fs"
+INFO_LINK = "b2fs_link"
+SYMLINK_TYPE = "application/vnd.b2fs.symlink"
+AUTO_TYPE = "b2/x-auto"
+"""B2 chooses the content type by the name's extension."""
+
+ROOT = 1
+"""The inode number of the root (FUSE fixes it)."""
+
+_MS = 1_000_000
+_UNREADABLE = -1
+
+
+class Inode(msgspec.Struct, frozen=True):
+    """One row of the namespace: what stat() says, and where the content is."""
+
+    ino: int
+    mode: int
+    """File type and permissions."""
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+    rdev: int = 0
+    target: str = ""
+    """Symlinks: where they point, '' when only the object's body knows."""
+    file_id: str = ""
+    """Files: the version that holds the content, '' if it was never uploaded. The base of what follows."""
+    sha1: str = ""
+    """SHA-1 of the staged content, else of the version `file_id`; '' if unknown."""
+    staged: int = 0
+    """Files: the name (a generation) of the staged file that holds the content, 0 if none; it shadows `file_id`."""
+    scratch: bool = False
+    """Files: ``scratch/INO`` holds the content and shadows the other two; its own stat is size and mtime."""
+    complete: bool = False
+    """Directories: all names are known, so a missing name is proven absent."""
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_file(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+
+class Defaults(msgspec.Struct, frozen=True):
+    """Attributes of objects that say nothing about themselves (written by other tools)."""
+
+    uid: int
+    gid: int
+    file_mode: int = 0o644
+    dir_mode: int = 0o755
+
+
+def attributes(inode: Inode) -> str:
+    """The canonical form of the attributes that an object carries, for comparison with the bucket."""
+    fields = f"m={inode.mode:o};u={inode.uid};g={inode.gid};t={inode.mtime_ns}"
+    if inode.rdev:
+        fields += f";d={inode.rdev}"
+    return fields
+
+
+def to_info(inode: Inode, operation: str) -> dict[str, str]:
+    """The fileInfo for an object of this inode; `operation` names the write (``mount.generation``)."""
+    millis, rest = divmod(inode.mtime_ns, _MS)
+    packed = f"m={inode.mode:o};u={inode.uid};g={inode.gid};n={rest}"
+    if inode.rdev:
+        packed += f";d={inode.rdev}"
+    info = {INFO_MTIME: str(millis), INFO_B2FS: f"{packed};o={operation}"}
+    if inode.is_link and len(inode.target) <= 250:
+        info[INFO_LINK] = inode.target
+    return info
+
+
+def content_type(inode: Inode) -> str:
+    return SYMLINK_TYPE if inode.is_link else AUTO_TYPE
+
+
+def operation_of(info: Mapping[str, str]) -> str:
+    """Which write made this object ('' if not b2fs)."""
+    return _fields(info.get(INFO_B2FS, "")).get("o", "")
+
+
+def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
+    """The inode that an object of the bucket describes. Whatever its fileInfo says badly is as if unsaid."""
+    fields = _fields(version.info.get(INFO_B2FS, ""))
+    is_marker = names.marked_directory(version.key) is not None
+    fallback = stat.S_IFDIR | defaults.dir_mode if is_marker else stat.S_IFREG | defaults.file_mode
+    mode = _number(fields.get("m", ""), 8)
+    if mode == _UNREADABLE or stat.S_ISDIR(mode) != is_marker or stat.S_IFMT(mode) == 0:
+        mode = fallback
+    mtime_ns = _mtime_ns(version, fields)
+    uid, gid, rdev = (_number(fields.get(name, "")) for name in "ugd")
+    is_file = stat.S_ISREG(mode)
+    return Inode(
+        ino=ino,
+        mode=mode,
+        uid=defaults.uid if uid == _UNREADABLE else uid,
+        gid=defaults.gid if gid == _UNREADABLE else gid,
+        nlink=2 if is_marker else 1,
+        size=version.size if is_file or stat.S_ISLNK(mode) else 0,
+        mtime_ns=mtime_ns,
+        ctime_ns=mtime_ns,
+        atime_ns=mtime_ns,
+        rdev=0 if rdev == _UNREADABLE else rdev,
+        target=version.info.get(INFO_LINK, "") if stat.S_ISLNK(mode) else "",
+        file_id="" if is_marker else version.file_id,
+        sha1="" if is_marker else version.sha1,
+    )
+
+
+def _mtime_ns(version: Version, fields: Mapping[str, str]) -> int:
+    try:
+        millis = int(version.info[INFO_MTIME])
+    except (KeyError, ValueError):
+        return version.uploaded_ms * _MS
+    if abs(millis) * _MS >= 1 << 62:  # beyond what a 64-bit time in ns can say
+        return version.uploaded_ms * _MS
+    rest = _number(fields.get("n", ""))
+    return millis * _MS + (rest if 0 <= rest < _MS else 0)
+
+
+def _fields(packed: str) -> dict[str, str]:
+    return dict(field.split("=", 1) for field in packed.split(";") if "=" in field)
+
+
+def _number(text: str, base: int = 10) -> int:
+    try:
+        value = int(text, base)
+    except ValueError:
+        return _UNREADABLE
+    return value if 0 <= value < 1 << 32 else _UNREADABLE

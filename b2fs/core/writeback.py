@@ -1,0 +1,181 @@
+"""Write-back: when a key's turn comes, and what has to be done about it then.
+
+Rules
+  `plan` compares what the namespace says about a key with what the bucket has there; the answer is one
+  cell of a table, whatever happened in between. Create+delete within the quiet period is NOTHING, a→b→c
+  is one copy, and after a crash the same table gives the rest of the work.
+  The old name of moved bytes is hidden only after the new one is confirmed: WAIT says that a live file
+  still lives in this version alone.
+
+Units: ``*_s`` seconds on the caller's monotonic clock; the caller brings the clock.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import StrEnum
+
+from b2fs.core.change import Intent, ObjectRow
+from b2fs.core.inode import Inode, attributes
+
+REUPLOAD_LIMIT = 8 * 1024 * 1024
+"""Clean content up to this many bytes that lies in the cache is uploaded again rather than copied on the
+server: uploads are free, a copy is a class C transaction (facts b2.md 0.4)."""
+
+
+class Step(StrEnum):
+    NOTHING = "nothing"
+    UPLOAD = "upload"
+    COPY = "copy"
+    HIDE = "hide"
+    WAIT = "wait"
+
+
+def plan(live: Inode | None, row: ObjectRow | None, *, cached: bool, needed: bool) -> Step:
+    """What brings the object at a key in line with the namespace.
+
+    `live` is the inode that the key names now, sealed (not scratch); `row` what the bucket has there
+    (None or a tombstone: nothing visible); `cached`: the clean content is here in whole; `needed`: some
+    other live file's only copy in B2 is this version.
+    """
+    there = row is not None and row.file_id != ""
+    if live is None:
+        if not there:
+            return Step.NOTHING
+        return Step.WAIT if needed else Step.HIDE
+    if there and row is not None and row.attributes == attributes(live) and _same_content(live, row):
+        return Step.NOTHING
+    if not live.is_file or live.staged or live.size == 0:
+        return Step.UPLOAD
+    if cached and live.size <= REUPLOAD_LIMIT:
+        return Step.UPLOAD
+    return Step.COPY
+
+
+def _same_content(live: Inode, row: ObjectRow) -> bool:
+    if not live.is_file and not live.is_link:
+        return True
+    if live.file_id == row.file_id and not live.staged and live.is_file:
+        return True
+    return live.size == row.size and live.sha1 != "" and live.sha1 == row.sha1
+
+
+class Entry:
+    """A dirty key in the schedule."""
+
+    __slots__ = ("attempts", "doubtful", "due_s", "error", "generation", "key", "lasting", "running", "since_ns", "since_s")
+
+    def __init__(self, key: str, generation: int, since_ns: int, now_s: float) -> None:
+        self.key = key
+        self.generation = generation
+        self.since_ns = since_ns
+        self.since_s = now_s
+        self.due_s = now_s
+        self.attempts = 0
+        """Failures in a row."""
+        self.error = ""
+        """Why the last attempt failed, '' after a success."""
+        self.running = False
+        self.doubtful = False
+        """An attempt may have been committed without our knowing: look before repeating it."""
+        self.lasting = False
+        """The error will not go by itself: a person must do something."""
+
+
+class Schedule:
+    """The dirty keys by due time. Memory of the journal's intents; loses nothing when it is rebuilt from them.
+
+    `quiet_s`: how long a key must have been left alone; `max_age_s`: after that long it is due anyway.
+
+    INVARIANT: every entry that is not running has at least one heap item with its current due time.
+    """
+
+    def __init__(self, quiet_s: float, max_age_s: float) -> None:
+        self.quiet_s = quiet_s
+        self.max_age_s = max_age_s
+        self.entries: dict[str, Entry] = {}
+        self._heap: list[tuple[float, int, str]] = []
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def idle(self, key: str) -> bool:
+        """Whether the key is dirty already and nobody works on it: its intent need not be written again."""
+        entry = self.entries.get(key)
+        return entry is not None and not entry.running
+
+    def add(self, intent: Intent, now_s: float, *, quiet: bool = True) -> None:
+        """A key became dirty (again)."""
+        entry = self.entries.get(intent.key)
+        if entry is None:
+            entry = self.entries[intent.key] = Entry(intent.key, intent.generation, intent.since_ns, now_s)
+        elif entry.running:  # what runs now is about the older generation: the new one waits its own time
+            entry.since_ns, entry.since_s = intent.since_ns, now_s
+        entry.generation = intent.generation
+        self._put(entry, min(now_s + self.quiet_s, entry.since_s + self.max_age_s) if quiet else now_s)
+
+    def touch(self, key: str, now_s: float) -> None:
+        """A dirty key was changed once more: the quiet period begins again."""
+        entry = self.entries.get(key)
+        if entry is not None:
+            self._put(entry, max(entry.due_s, min(now_s + self.quiet_s, entry.since_s + self.max_age_s)))
+
+    def delay(self, key: str, due_s: float) -> None:
+        """A dirty key need not be looked at before `due_s` (but not later than its greatest age)."""
+        entry = self.entries[key]
+        self._put(entry, min(due_s, entry.since_s + self.max_age_s))
+
+    def hurry_key(self, key: str, now_s: float) -> None:
+        """Make a key due now, if it is dirty."""
+        entry = self.entries.get(key)
+        if entry is not None and entry.due_s > now_s:
+            self._put(entry, now_s)
+
+    def hurry(self, prefix: str, now_s: float) -> list[Entry]:
+        """Make the keys that start with `prefix` due now; returns them."""
+        found = [entry for key, entry in self.entries.items() if key.startswith(prefix)]
+        for entry in found:
+            self._put(entry, now_s)
+        return found
+
+    def pop_due(self, now_s: float) -> Entry | None:
+        """The longest due key, marked as running; the caller ends with `done` or `again`."""
+        while self._heap and self._heap[0][0] <= now_s:
+            due_s, _, key = heapq.heappop(self._heap)
+            entry = self.entries.get(key)
+            if entry is not None and not entry.running and entry.due_s == due_s:
+                entry.running = True
+                return entry
+        return None
+
+    def next_due_s(self) -> float | None:
+        """When the next key is due, None if there is none."""
+        while self._heap:
+            due_s, _, key = self._heap[0]
+            entry = self.entries.get(key)
+            if entry is not None and not entry.running and entry.due_s == due_s:
+                return due_s
+            heapq.heappop(self._heap)
+        return None
+
+    def done(self, entry: Entry, generation: int) -> None:
+        """The key is in line as of `generation`; a newer one stays dirty."""
+        entry.running = False
+        entry.attempts, entry.error, entry.doubtful, entry.lasting = 0, "", False, False
+        if entry.generation == generation:
+            self.entries.pop(entry.key, None)
+        else:
+            self._put(entry, entry.due_s)
+
+    def again(self, entry: Entry, due_s: float, error: str = "") -> None:
+        """Not now: try again at `due_s`. With `error` it counts as a failure."""
+        entry.running = False
+        entry.error = error
+        if error:
+            entry.attempts += 1
+        self._put(entry, due_s)
+
+    def _put(self, entry: Entry, due_s: float) -> None:
+        entry.due_s = due_s
+        if not entry.running:
+            heapq.heappush(self._heap, (due_s, entry.generation, entry.key))

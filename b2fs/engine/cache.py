@@ -1,0 +1,284 @@
+"""The cache of clean bytes: blobs on disk, fetched once whoever asks, evicted when room is needed.
+
+Rules
+  A blob appears by a rename after it arrived in whole and was checked, so what is there is right.
+  Room is reserved before a fetch begins; blobs are evicted until it fits, the coldest first.
+  One fetch per blob at a time (`_flights`); it runs in the engine's nursery, so that a reader that goes
+  away takes nothing from the others.
+  A descriptor handed out by `opened` is valid until the next suspension of the caller: then an eviction
+  may have closed it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import Any
+
+import cachetools
+import msgspec
+import trio
+
+from b2fs.core import chunks
+from b2fs.core.change import Blob, Change
+from b2fs.core.lru import CacheIndex
+from b2fs.engine import retry
+from b2fs.engine.volume import Volume
+from b2fs.errors import B2fsError, BucketError, Fault, Unavailable
+
+log = logging.getLogger(__name__)
+
+_OPEN_FILES = 512
+"""Blobs whose descriptors are kept open between reads."""
+_COLD_BATCH = 64
+
+
+class Counters(msgspec.Struct):
+    hits: int = 0
+    """Chunks that a read found here."""
+    misses: int = 0
+    """Chunks that a read had to wait for."""
+    evictions: int = 0
+    fetches: int = 0
+    fetched_bytes: int = 0
+
+
+class _Flight:
+    """A fetch that is under way."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: B2fsError | None = None
+
+
+class _OpenFiles(cachetools.LRUCache[str, int]):
+    """Descriptors by blob name; closes what it drops."""
+
+    def popitem(self) -> tuple[str, int]:
+        name, fd = super().popitem()
+        os.close(fd)
+        return name, fd
+
+
+class Cache:
+    def __init__(self, volume: Volume, nursery: trio.Nursery) -> None:
+        self._volume = volume
+        self._nursery = nursery
+        size, count = volume.journal.blob_totals()
+        self.index = CacheIndex(volume.settings.cache_size, size, count)
+        self.counters = Counters()
+        self._files = _OpenFiles(_OPEN_FILES)
+        self._flights: dict[str, _Flight] = {}
+        self._room = trio.Event()
+        self._part = 0
+
+    # ------------------------------------------------------------ reading
+
+    def opened(self, file_id: str, size: int, index: int) -> tuple[int, int] | None:
+        """(descriptor, offset of its first byte) for chunk `index` of a version, None if it is not here."""
+        name = chunks.whole(file_id)
+        fd = self._open(name, size)
+        if fd >= 0:
+            return fd, 0
+        if chunks.is_small(size):
+            return None
+        offset, length = chunks.span(size, index)
+        fd = self._open(chunks.part(file_id, index), length)
+        return (fd, offset) if fd >= 0 else None
+
+    async def need(self, file_id: str, size: int, sha1: str, index: int) -> tuple[int, int]:
+        """The same, fetching the chunk if need be. Unavailable, or BucketError MISSING if the version is gone."""
+        found = self.opened(file_id, size, index)
+        if found is not None:
+            self.counters.hits += 1
+            return found
+        self.counters.misses += 1
+        while True:
+            flight = self.start(file_id, size, sha1, index)
+            await flight.done.wait()
+            if flight.error is not None:
+                raise flight.error
+            found = self.opened(file_id, size, index)
+            if found is not None:
+                return found  # else it was evicted before we woke: once more
+
+    def start(self, file_id: str, size: int, sha1: str, index: int) -> _Flight:
+        """Begin to fetch a chunk (or join who did), without waiting. Its error is kept in the flight."""
+        if chunks.is_small(size):
+            name, offset, length = chunks.whole(file_id), 0, size
+        else:
+            name, (offset, length), sha1 = chunks.part(file_id, index), chunks.span(size, index), ""
+        flight = self._flights.get(name)
+        if flight is None:
+            flight = self._flights[name] = _Flight()
+            self._nursery.start_soon(self._fetch, flight, name, file_id, offset, length, sha1)
+        return flight
+
+    def is_here(self, file_id: str, size: int, index: int) -> bool:
+        return self.opened(file_id, size, index) is not None
+
+    def whole_path(self, file_id: str) -> str | None:
+        """The path of a version that lies here as one blob."""
+        name = chunks.whole(file_id)
+        return self._volume.disk.blob_path(name) if file_id and self._volume.disk.has_blob(name) else None
+
+    def _open(self, name: str, size: int) -> int:
+        fd: int | None = self._files.get(name)
+        if fd is None:
+            fd = self._volume.disk.open_blob(name)
+            if fd < 0:
+                return -1
+            self._files[name] = fd
+        if not self.index.is_hot(name) and self._volume.journal.blob(name) is None:
+            self.add(name, size)  # a crash came between its rename and its row
+        else:
+            self.index.hit(name, size)
+        return fd
+
+    async def _fetch(self, flight: _Flight, name: str, file_id: str, offset: int, length: int, sha1: str) -> None:
+        volume = self._volume
+        self._part += 1
+        number = self._part
+        reserved = False
+        try:
+            await self.make_room(length)
+            reserved = True
+
+            async def attempt() -> None:
+                await volume.bucket.fetch(file_id, volume.disk.part_path(number), offset, length, sha1)
+
+            await retry.until(volume.settings.read_deadline_s, attempt, "the content")
+            await self._arrived(number, name, offset, length)
+        except BucketError as error:
+            if error.fault is Fault.MISSING:
+                log.error("version %s is gone from the bucket, its content cannot be read", file_id)
+            flight.error = error
+        except B2fsError as error:
+            flight.error = error
+        except Exception:  # a bug must reach the reader as an error, not leave it waiting
+            log.exception("fetching %s failed", name)
+            flight.error = Unavailable("an unexpected error, see the log")
+        finally:
+            if reserved:
+                self.index.release(length)
+                self._room.set()
+            del self._flights[name]
+            volume.seam.inline(volume.disk.drop_part, number)
+            flight.done.set()
+
+    async def _arrived(self, number: int, name: str, offset: int, length: int) -> None:
+        volume = self._volume
+        if offset:  # a range was written at its own offset: the blob holds only the range
+            await volume.seam.thread(_shift, volume.disk.part_path(number), offset, length)
+        volume.seam.inline(volume.disk.part_to_blob, number, name)
+        self.add(name, length)
+        self.counters.fetches += 1
+        self.counters.fetched_bytes += length
+
+    # ------------------------------------------------------------ room
+
+    def add(self, name: str, size: int) -> None:
+        """A blob came into the cache directory (by a fetch, or as confirmed staged content)."""
+        if not self.index.is_hot(name) and (old := self._volume.journal.blob(name)) is not None:
+            self.index.forget_cold(old.size)
+        self.index.add(name, size)
+        self._volume.commit(Change(blobs=[Blob(name, size, int(time.time()))]))
+
+    def adopt(self, name: str, size: int) -> None:
+        """A staged file became a blob (its row is committed): room for it is made afterwards."""
+        self.index.add(name, size)
+        short = self.index.short(0)
+        if short:
+            self._evict(short)
+
+    async def make_room(self, size: int) -> None:
+        """Reserve `size` bytes, evicting what was not used for the longest time.
+
+        Waits while all room is reserved by others; a single request larger than the whole cache passes.
+        """
+        while self.index.short(size) > 0 and not self._evict(self.index.short(size)):
+            if self.index.reserved == 0:
+                break
+            self._room = trio.Event()
+            await self._room.wait()
+        self.index.reserve(size)
+
+    def _evict(self, wanted: int) -> bool:
+        """Evict at least `wanted` bytes; whether that much could be found."""
+        gone: list[str] = []
+        after = (-1, "")
+        while wanted > 0 and self.index.cold_bytes > 0:
+            batch = self._volume.journal.coldest_blobs(_COLD_BATCH, after)
+            if not batch:
+                break
+            after = (batch[-1].used_s, batch[-1].name)
+            for blob in batch:
+                if wanted > 0 and not self.index.is_hot(blob.name):
+                    self.index.forget_cold(blob.size)
+                    gone.append(blob.name)
+                    wanted -= blob.size
+        while wanted > 0 and (oldest := self.index.oldest_hot()) is not None:
+            gone.append(oldest[0])
+            wanted -= oldest[1]
+        for name in gone:
+            self._close(name)
+            self._volume.seam.inline(self._volume.disk.drop_blob, name)
+        self.counters.evictions += len(gone)
+        if gone:
+            self._volume.commit(Change(lost_blobs=gone))
+        return wanted <= 0
+
+    def rename(self, old_id: str, new_id: str) -> None:
+        """The content of one version became that of another: keep what lies here under the new name."""
+        old_stem, new_stem = chunks.whole(old_id), chunks.whole(new_id)
+        change = Change()
+        for blob in self._volume.journal.blobs_of(old_stem):
+            new = new_stem + blob.name.removeprefix(old_stem)
+            self._close(blob.name)
+            if self._volume.seam.inline(self._volume.disk.rename_blob, blob.name, new):
+                self.index.hit(blob.name, blob.size)
+                self.index.forget(blob.name)
+                self.index.add(new, blob.size)
+                change.lost_blobs.append(blob.name)
+                change.blobs.append(Blob(new, blob.size, int(time.time())))
+        if change.blobs:
+            self._volume.commit(change)
+
+    def _close(self, name: str) -> None:
+        fd = self._files.pop(name, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Close the descriptors and remember the order of use for the next start."""
+        while self._files:
+            self._files.popitem()
+        now = int(time.time())
+        change = Change()
+        for name in self.index.hot_names():
+            if (blob := self._volume.journal.blob(name)) is not None:
+                change.blobs.append(Blob(name, blob.size, now))
+        self._volume.commit(change)
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "hits": self.counters.hits,
+            "misses": self.counters.misses,
+            "bytes": self.index.used,
+            "limit": self.index.limit,
+            "objects": len(self.index),
+            "evictions": self.counters.evictions,
+        }
+
+
+def _shift(path: str, offset: int, length: int) -> None:
+    """Rewrite a file that holds `length` bytes at `offset` so that it holds them at 0."""
+    source = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.pwrite(source, os.pread(source, length, offset), 0)
+        os.ftruncate(source, length)
+    finally:
+        os.close(source)

@@ -1,0 +1,335 @@
+"""The bytes of files: reading, writing, sealing.
+
+Rules
+  A file's content is its scratch file, else its staged file, else the version ``file_id``, in that order.
+  Scratch is written with plain pwrite on the event loop (the page cache takes it) and belongs to this
+  module alone; its size and mtime on disk are those of the inode, so a write needs no journal entry.
+  Sealing never needs a lock: it is a link, a commit and an unlink without suspension, and a later write
+  makes a new scratch file from the sealed one.
+
+Checklist of awaits between a check and its use
+  `_make_scratch`: other writers wait on ``node.opening``; attributes that changed meanwhile are read again.
+  `seal`: ``node.writes`` tells whether the hashed bytes are still the content.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+
+import trio
+from msgspec.structs import replace
+
+from b2fs.adapters import disk as disk_module
+from b2fs.core import chunks
+from b2fs.core.change import Change
+from b2fs.core.tree import Node
+from b2fs.engine.cache import Cache
+from b2fs.engine.volume import Volume
+from b2fs.errors import Damaged, NoSpace, TooLarge
+
+log = logging.getLogger(__name__)
+
+_INLINE_COPY = 128 * 1024
+"""Content up to this size is copied and hashed on the loop: that takes less than a thread's round trip."""
+_MAX_FILE = 10_000_000_000_000
+"""B2's largest file, bytes (facts b2.md 1.6)."""
+_HASH_TRIES = 2
+"""After so many overtaken hashes a file is sealed first and hashed then."""
+
+
+class Content:
+    def __init__(self, volume: Volume, cache: Cache) -> None:
+        self._volume = volume
+        self._cache = cache
+
+    # ------------------------------------------------------------ reading
+
+    async def read(self, node: Node, offset: int, size: int) -> bytes | memoryview:
+        """Up to `size` bytes from `offset`; fewer only at the end of the file. Unavailable, Damaged."""
+        inode = node.inode
+        size = min(size, inode.size - offset)
+        if size <= 0:
+            return b""
+        if inode.scratch:
+            return await self._pread(self._scratch_fd(node), offset, size)
+        if inode.staged:
+            return await self._read_staged(node, offset, size)
+        first, last = offset // chunks.CHUNK, (offset + size - 1) // chunks.CHUNK
+        if first == last or chunks.is_small(inode.size):
+            fd, base = await self._cache.need(inode.file_id, inode.size, inode.sha1, first)
+            return await self._pread(fd, offset - base, size)
+        parts = []
+        for index in range(first, last + 1):
+            start = max(offset, index * chunks.CHUNK)
+            end = min(offset + size, (index + 1) * chunks.CHUNK)
+            fd, base = await self._cache.need(inode.file_id, inode.size, inode.sha1, index)
+            parts.append(await self._pread(fd, start - base, end - start))
+        return b"".join(parts)
+
+    async def _read_staged(self, node: Node, offset: int, size: int) -> bytes | memoryview:
+        with disk_module.disk_errors():
+            fd = os.open(self._volume.disk.staged_path(node.inode.staged), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return await self._pread(fd, offset, size)
+        finally:
+            os.close(fd)
+
+    async def _pread(self, fd: int, offset: int, size: int) -> bytes | memoryview:
+        """Exactly `size` bytes: from the page cache at once, else from the disk in a thread.
+
+        The descriptor may be closed by others while the thread reads, so it gets one of its own.
+        """
+        buffer = bytearray(size)
+        try:
+            done = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EOPNOTSUPP):
+                raise Damaged(f"the disk of the state directory fails: {error}") from error
+            done = 0
+        if done < size:
+            own = os.dup(fd)
+            try:
+                await self._volume.seam.thread(_read_rest, own, memoryview(buffer)[done:], offset + done)
+            finally:
+                os.close(own)
+        return memoryview(buffer)
+
+    # ------------------------------------------------------------ writing
+
+    async def write(self, node: Node, offset: int, data: bytes) -> int:
+        """All of `data` at `offset`, a hole before it if need be. Survives SIGKILL on return.
+
+        NoSpace: nothing was written. Suspends only when the scratch file has to be made.
+        """
+        if offset + len(data) > _MAX_FILE:
+            raise TooLarge("B2 keeps files of up to 10 TB")
+        if node.fd < 0:
+            await self._make_scratch(node, node.inode.size)
+        self._volume.seam.inline(_pwrite_all, node.fd, data, offset)
+        inode, now = node.inode, self._volume.now_ns()
+        node.inode = replace(inode, size=max(inode.size, offset + len(data)), mtime_ns=now, ctime_ns=now)
+        node.writes += 1
+        return len(data)
+
+    async def truncate(self, node: Node, size: int) -> None:
+        """Cut or extend (with zeros) to `size`. Only what is kept is fetched."""
+        if size > _MAX_FILE:
+            raise TooLarge("B2 keeps files of up to 10 TB")
+        if node.fd < 0:
+            await self._make_scratch(node, min(size, node.inode.size))
+        self._volume.seam.inline(_truncate, node.fd, size)
+        now = self._volume.now_ns()
+        node.inode = replace(node.inode, size=size, mtime_ns=now, ctime_ns=now)
+        node.writes += 1
+
+    async def _make_scratch(self, node: Node, keep: int) -> None:
+        """Have an open scratch file that starts with the first `keep` bytes of the content."""
+        while node.fd < 0:
+            if node.opening is not None:
+                await node.opening.wait()
+                continue
+            if node.inode.scratch:
+                node.fd = self._scratch_fd(node)
+                return
+            node.opening = trio.Event()
+            try:
+                await self._clone_to_scratch(node, keep)
+            finally:
+                node.opening, done = None, node.opening
+                done.set()
+
+    async def _clone_to_scratch(self, node: Node, keep: int) -> None:
+        volume = self._volume
+        fd = volume.seam.inline(volume.disk.make_scratch, node.ino)
+        try:
+            if keep:
+                await self._copy_content(node, fd, keep)
+            inode = replace(node.inode, scratch=True, size=keep)
+            volume.commit(volume.tree.plan_attributes(node, inode))
+        except BaseException:
+            os.close(fd)
+            volume.disk.drop_scratch(node.ino)
+            raise
+        node.fd = fd
+
+    async def _copy_content(self, node: Node, fd: int, keep: int) -> None:
+        volume, inode = self._volume, node.inode
+        if inode.staged:
+            await self._copy(volume.disk.staged_path(inode.staged), fd, 0, keep)
+            return
+        for index in range(chunks.count(keep)):
+            source, base = await self._cache.need(inode.file_id, inode.size, inode.sha1, index)
+            offset, length = index * chunks.CHUNK, min(chunks.CHUNK, keep - index * chunks.CHUNK)
+            own = os.dup(source)  # an eviction may close the cache's own while the thread copies
+            try:
+                await volume.seam.thread(_copy_range, own, offset - base, fd, offset, length)
+            finally:
+                os.close(own)
+
+    async def _copy(self, path: str, fd: int, offset: int, length: int) -> None:
+        clone = self._volume.disk.clone
+        if length <= _INLINE_COPY:
+            self._volume.seam.inline(clone, path, fd, offset, length)
+        else:
+            await self._volume.seam.thread(clone, path, fd, offset, length)
+
+    def _scratch_fd(self, node: Node) -> int:
+        if node.fd < 0:
+            node.fd = self._volume.seam.inline(self._volume.disk.open_scratch, node.ino)
+        return node.fd
+
+    # ------------------------------------------------------------ promises
+
+    def stamp(self, node: Node) -> None:
+        """Write the inode's times onto its scratch file, where a restart after SIGKILL finds them."""
+        if node.inode.scratch:
+            os.utime(self._scratch_fd(node), ns=(node.inode.atime_ns, node.inode.mtime_ns))
+
+    def closed(self, node: Node) -> None:
+        """A program closed the file: its times are on disk, and its quiet period begins."""
+        self.stamp(node)
+        if node.linked:
+            for key in self._volume.tree.keys(node):
+                self._volume.schedule.touch(key, trio.current_time())
+
+    async def sync(self, node: Node) -> None:
+        """Content and journal survive power loss on return. No network."""
+        volume, inode = self._volume, node.inode
+        if inode.scratch:
+            self.stamp(node)
+            own = os.dup(node.fd)
+            try:
+                await volume.seam.thread(disk_module.fsync, own)
+            finally:
+                os.close(own)
+            await volume.seam.thread(disk_module.fsync_directory, os.path.join(volume.disk.root, "scratch"))
+        elif inode.staged:
+            await volume.seam.thread(disk_module.fsync_path, volume.disk.staged_path(inode.staged))
+            await volume.seam.thread(disk_module.fsync_directory, os.path.join(volume.disk.root, "staged"))
+        await volume.seam.thread(volume.journal.sync)
+
+    def release(self, node: Node) -> None:
+        """The last handle is gone: close the descriptor, and drop what no path leads to any more."""
+        if node.fd >= 0:
+            os.close(node.fd)
+            node.fd = -1
+        if not node.linked:
+            self.discard(node)
+
+    def discard(self, node: Node) -> None:
+        """The content of an unlinked file that nobody holds."""
+        disk = self._volume.disk
+        if node.inode.scratch:
+            self._volume.seam.inline(disk.drop_scratch, node.ino)
+        if node.inode.staged:
+            self._volume.seam.inline(disk.drop_staged, node.inode.staged)
+
+    # ------------------------------------------------------------ sealing
+
+    async def seal(self, node: Node) -> None:
+        """Turn scratch into staged: immutable, named by a generation, with its SHA-1 in the journal.
+
+        A write that comes meanwhile is either in the sealed content or in a new scratch file.
+        """
+        for _ in range(_HASH_TRIES):
+            if not node.inode.scratch:
+                return
+            writes = node.writes
+            sha1 = await self._sha1(self._volume.disk.scratch_path(node.ino), node.inode.size)
+            if node.writes == writes and node.inode.scratch:
+                self._freeze(node, sha1)
+                return
+        if node.inode.scratch:  # somebody writes all the time: freeze what there is, hash it then
+            staged = self._freeze(node, "")
+            sha1 = await self._sha1(self._volume.disk.staged_path(staged), node.inode.size)
+            if node.inode.staged == staged:
+                self._volume.commit(Change(inodes=[replace(node.inode, sha1=sha1)]))
+
+    def _freeze(self, node: Node, sha1: str) -> int:
+        """The step that makes scratch immutable; no suspension in it."""
+        volume = self._volume
+        self.stamp(node)
+        before, staged = node.inode.staged, volume.journal.next_number()
+        volume.seam.inline(volume.disk.stage, node.ino, staged)
+        volume.commit(Change(inodes=[replace(node.inode, scratch=False, staged=staged, sha1=sha1)]))
+        os.close(node.fd)
+        node.fd = -1
+        volume.seam.inline(volume.disk.drop_scratch, node.ino)
+        if before:
+            volume.seam.inline(volume.disk.drop_staged, before)
+        return staged
+
+    async def _sha1(self, path: str, size: int) -> str:
+        if size <= _INLINE_COPY:
+            return self._volume.seam.inline(disk_module.sha1_of, path)
+        return await self._volume.seam.thread(disk_module.sha1_of, path)
+
+    # ------------------------------------------------------------ restart
+
+    def recover(self) -> Iterator[str]:
+        """Adopt what the last run left: called once, before anything else; yields what a person should know.
+
+        scratch without a file → back to its base, reported; files without a row → never acknowledged or
+        already confirmed, dropped; everything else goes on as it was.
+        """
+        volume, disk = self._volume, self._volume.disk
+        scratches, staged = set(), set()
+        for inode in volume.journal.dirty_inodes():
+            if inode.scratch:
+                try:
+                    stat = os.stat(disk.scratch_path(inode.ino))
+                    inode = replace(inode, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+                    scratches.add(inode.ino)
+                except FileNotFoundError:
+                    inode = replace(inode, scratch=False)
+                    yield f"the content written to inode {inode.ino} is gone from {disk.root}/scratch"
+            if inode.staged and not os.path.exists(disk.staged_path(inode.staged)):
+                yield f"the content staged as {inode.staged} is gone from {disk.root}/staged"
+                inode = replace(inode, staged=0)
+            staged.add(inode.staged)
+            volume.journal.commit(Change(inodes=[inode]))
+        for ino in set(disk.numbers("scratch")) - scratches:
+            disk.drop_scratch(ino)
+        for number in set(disk.numbers("staged")) - staged:
+            disk.drop_staged(number)
+        for number in disk.numbers("part"):
+            disk.drop_part(number)
+
+
+def _read_rest(fd: int, buffer: memoryview, offset: int) -> None:
+    while buffer:
+        done = os.preadv(fd, [buffer], offset)
+        if done == 0:
+            raise Damaged("a file of the state directory is shorter than the journal says")
+        buffer, offset = buffer[done:], offset + done
+
+
+def _pwrite_all(fd: int, data: bytes, offset: int) -> None:
+    """All or nothing where the disk is full: what a full disk cut off is taken back."""
+    done = 0
+    try:
+        with disk_module.disk_errors():
+            while done < len(data):
+                done += os.pwrite(fd, data[done:] if done else data, offset + done)
+    except NoSpace:
+        if done and os.fstat(fd).st_size == offset + done:
+            os.ftruncate(fd, offset)
+        raise
+
+
+def _truncate(fd: int, size: int) -> None:
+    with disk_module.disk_errors():
+        os.ftruncate(fd, size)
+
+
+def _copy_range(source: int, source_offset: int, target: int, offset: int, length: int) -> None:
+    done = 0
+    with disk_module.disk_errors():
+        while done < length:
+            step = os.copy_file_range(source, target, length - done, source_offset + done, offset + done)
+            if step == 0:
+                raise Damaged("a cached file is shorter than the journal says")
+            done += step

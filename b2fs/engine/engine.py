@@ -1,0 +1,254 @@
+"""The engine as a whole: one mount without its front end.
+
+Start: open the state directory, check whom it belongs to, adopt what the last run left; then `run`
+serves until it is cancelled. Stop: `drain`, then leave the context: everything is closed, nothing deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import trio
+
+from b2fs.adapters.disk import Disk
+from b2fs.adapters.journal import Journal
+from b2fs.core.bucket import Bucket, Identity
+from b2fs.engine import retry
+from b2fs.engine.cache import Cache
+from b2fs.engine.content import Content
+from b2fs.engine.filesystem import FileSystem
+from b2fs.engine.listing import Listing
+from b2fs.engine.seam import Seam
+from b2fs.engine.upload import Uploader
+from b2fs.engine.volume import Settings, Volume
+from b2fs.errors import BucketError, StateError
+
+log = logging.getLogger(__name__)
+
+_HOUSEKEEPING_S = 5.0
+_LOG_LIMIT = 4 * 1024 * 1024
+"""Bytes of the journal's log after which it is moved into the database."""
+
+
+def open_state(directory: str) -> tuple[Disk, Journal]:
+    """Lock and open a state directory. StateError: in use, damaged, or of another version."""
+    disk = Disk(directory)
+    try:
+        return disk, Journal(disk.journal_path)
+    except BaseException:
+        disk.close()
+        raise
+
+
+def check_owner(journal: Journal, endpoint: str, bucket: str, prefix: str) -> bool:
+    """Whether this state directory knows its bucket already. StateError: it belongs to another one."""
+    known = {name: journal.meta(name) for name in ("endpoint", "bucket_name", "prefix")}
+    if not known["bucket_name"]:
+        return False
+    wanted = {"endpoint": endpoint, "bucket_name": bucket, "prefix": prefix}
+    for name, value in wanted.items():
+        if known[name] != value:
+            raise StateError(
+                f"the state directory belongs to {name} {known[name]!r}, not {value!r}: "
+                "give this mount a state directory of its own (B2FS_STATE_DIR)"
+            )
+    return True
+
+
+def own(journal: Journal, identity: Identity) -> None:
+    """Tie the state directory to a bucket, or check that it is the one. StateError: it is another one."""
+    known = journal.meta("bucket_id")
+    if known and known != identity.bucket_id:
+        raise StateError(
+            f"the bucket {identity.bucket_name!r} is not the one this state directory belongs to (it was deleted and "
+            "made anew, or the account is another): give this mount a state directory of its own (B2FS_STATE_DIR)"
+        )
+    for name in ("endpoint", "bucket_id", "bucket_name", "prefix"):
+        journal.set_meta(name, getattr(identity, name))
+    if not journal.meta("mount_id"):
+        journal.set_meta("mount_id", secrets.token_hex(4))
+
+
+class Engine:
+    """The parts of a running mount. Made by `running`."""
+
+    def __init__(self, volume: Volume, nursery: trio.Nursery) -> None:
+        self.volume = volume
+        self.cache = Cache(volume, nursery)
+        self.content = Content(volume, self.cache)
+        self.listing = Listing(volume)
+        self.uploader = Uploader(volume, self.cache, self.content)
+        self.files = FileSystem(volume, self.cache, self.content, self.listing)
+        self.online = False
+        self.connect_error = ""
+
+    # ------------------------------------------------------------ background
+
+    async def connect(self) -> None:
+        """Find the bucket, however long it takes, and check that it is ours. StateError if it is not."""
+        attempts = 0
+        while not self.online:
+            try:
+                own(self.volume.journal, await self.volume.bucket.connect())
+                self.online, self.connect_error = True, ""
+            except BucketError as error:
+                attempts += 1
+                pause_s = min(retry.backoff_s(attempts, error), 60.0)
+                self.connect_error = str(error)
+                log.warning("B2 cannot be used yet, next attempt in %.1f s: %s", pause_s, error)
+                await trio.sleep(pause_s)
+
+    async def serve(self) -> None:
+        """All background work; returns only by cancellation. StateError: this is another bucket."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_house)
+            nursery.start_soon(self._sweep)
+            await self.connect()
+            nursery.start_soon(self.uploader.run)
+            nursery.start_soon(self.listing.run)
+
+    async def _keep_house(self) -> None:
+        volume = self.volume
+        while True:
+            await trio.sleep(_HOUSEKEEPING_S)
+            if volume.seam.inline(volume.journal.log_size) > _LOG_LIMIT:
+                await volume.seam.thread(volume.journal.checkpoint)
+
+    async def _sweep(self) -> None:
+        """Delete files of the cache that a crash left without a row."""
+        volume = self.volume
+        for name in await volume.seam.thread(lambda: list(volume.disk.blob_names())):
+            if volume.journal.blob(name) is None and not self.cache.index.is_hot(name):
+                volume.seam.inline(volume.disk.drop_blob, name)
+            await trio.lowlevel.checkpoint()
+
+    # ------------------------------------------------------------ the end
+
+    async def drain(
+        self, prefix: str = "", deadline_s: float = float("inf"), report: Callable[[int], Awaitable[None]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Bring everything below `prefix` into B2; what is left of it after `deadline_s` (empty: nothing)."""
+        with trio.move_on_after(deadline_s):
+            await self.uploader.drain(prefix, report)
+        return [entry for entry in self.uploader.left() if entry["path"].startswith(prefix)]
+
+    # ------------------------------------------------------------ looking at it
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters for `b2fs stats`; sizes in bytes, ages in seconds."""
+        volume, requests = self.volume, self.volume.bucket.requests()
+        entries = volume.schedule.entries.values()
+        up, down = self.uploader.counters, self.cache.counters
+        return {
+            "cache": self.cache.statistics(),
+            "dirty": self.dirty(),
+            "queue": {
+                "waiting": sum(not e.running and not e.error for e in entries),
+                "in_flight": sum(e.running for e in entries),
+                "failed": sum(bool(e.error) and not e.running for e in entries),
+            },
+            "transfers": {
+                "uploads": up.uploads, "uploaded_bytes": up.uploaded_bytes, "copies": up.copies, "hides": up.hides,
+                "skipped": up.skipped, "adopted": up.adopted,
+                "fetches": down.fetches, "fetched_bytes": down.fetched_bytes,
+            },
+            "requests": {
+                "calls": requests.calls, "classes": requests.classes,
+                "sent": requests.sent, "received": requests.received,
+            },
+            "names": {
+                "inodes": len(volume.tree.nodes),
+                "directories_loaded": sum(1 for _ in volume.tree.loaded()),
+            },
+        }  # fmt: skip
+
+    def dirty(self) -> dict[str, Any]:
+        """What is not in B2: number of keys, bytes of content, age of the oldest change."""
+        volume = self.volume
+        size = 0
+        for inode in volume.journal.dirty_inodes():
+            node = volume.tree.nodes.get(inode.ino)
+            size += node.inode.size if node is not None else inode.size
+        since = min((e.since_ns for e in volume.schedule.entries.values()), default=volume.now_ns())
+        return {
+            "files": len(volume.schedule),
+            "bytes": size,
+            "oldest_age_s": max(0.0, (volume.now_ns() - since) / 1e9),
+        }
+
+    def status(self) -> dict[str, Any]:
+        volume = self.volume
+        problems = [{"key": e.key, "why": e.error} for e in volume.schedule.entries.values() if e.error and e.lasting]
+        return {
+            "state": "read-only" if volume.read_only else "serving",
+            "online": self.online and not self.listing.last_error,
+            "last_error": volume.read_only or self.connect_error or self.listing.last_error,
+            "listing": {
+                "running": self.listing.running,
+                "complete": self.listing.complete,
+                "objects": self.listing.objects,
+            },
+            "dirty": self.dirty(),
+            "problems": problems,
+            "ignored": [{"key": key, "why": why} for key, why in self.listing.ignored()],
+        }
+
+    async def path_status(self, path: str) -> dict[str, Any]:
+        """Where the content of a path is. NotFound."""
+        volume = self.volume
+        node = volume.tree.node(1)
+        for part in path.split("/") if path else ():
+            node = await self.files.lookup(node.ino, part.encode())
+        inode = node.inode
+        entry = next((e for k in volume.tree.keys(node) if (e := volume.schedule.entries.get(k))), None)
+        if inode.scratch:
+            state = "scratch"
+        elif entry is not None and entry.running:
+            state = "uploading"
+        elif inode.staged or entry is not None:
+            state = "staged"
+        else:
+            state = "in-b2"
+        return {
+            "path": path,
+            "kind": "directory" if inode.is_dir else "symlink" if inode.is_link else "file",
+            "state": state,
+            "size": inode.size,
+            "generation": entry.generation if entry is not None else 0,
+            "file_id": inode.file_id,
+            "sha1": inode.sha1,
+            "why": entry.error if entry is not None else "",
+        }
+
+
+@contextlib.asynccontextmanager
+async def running(
+    disk: Disk, journal: Journal, bucket: Bucket, settings: Settings, seam: Seam | None = None
+) -> AsyncIterator[Engine]:
+    """An engine on an opened state directory, recovered; owns disk and journal and closes them at the end."""
+    async with trio.open_nursery() as nursery:
+        volume = Volume(settings, journal, disk, bucket, seam or Seam())
+        engine = Engine(volume, nursery)
+        for finding in engine.content.recover():
+            log.error("recovery: %s", finding)
+        count = volume.restore_intents()
+        if count:
+            log.info("recovery: %d changes of the last run are still to be brought to B2", count)
+        try:
+            yield engine
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                with contextlib.suppress(Exception):
+                    engine.cache.close()
+                for node in volume.tree.nodes.values():
+                    if node.fd >= 0:
+                        os.close(node.fd)
+                        node.fd = -1
+                await trio.to_thread.run_sync(journal.close)
+                disk.close()

@@ -1,0 +1,354 @@
+"""The operations of a file system, as a front end asks for them. The engine's upper face.
+
+Rules
+  Numbers of inodes and handles in, nodes and bytes out; errors are those of `b2fs.errors`, nothing else is
+  raised on purpose. What is known is answered without a suspension.
+  Every call that changes something is in the journal when it returns (survives SIGKILL).
+
+Checklist of awaits between a check and its use: every ``plan_*`` and its commit stand behind the last
+await of their method.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+
+import msgspec
+from msgspec.structs import replace
+
+from b2fs.core import names
+from b2fs.core.change import Change
+from b2fs.core.inode import ROOT, Inode
+from b2fs.core.tree import Node
+from b2fs.engine.cache import Cache
+from b2fs.engine.content import Content
+from b2fs.engine.listing import Listing
+from b2fs.engine.readahead import ReadAhead
+from b2fs.engine.volume import Volume
+from b2fs.errors import (
+    BadHandle,
+    BadName,
+    Invalid,
+    IsDirectory,
+    NotDirectory,
+    NotFound,
+    NotPermitted,
+)
+
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+
+
+class Handle(msgspec.Struct):
+    """One open file."""
+
+    node: Node
+    readable: bool
+    writable: bool
+    sync: bool
+    """O_SYNC or O_DSYNC: every write is an fsync too."""
+    ahead: ReadAhead
+
+
+class Entries(msgspec.Struct):
+    """One open directory: the names as they were at opendir or the last rewind."""
+
+    node: Node
+    names: list[bytes] = []
+
+
+class NewAttributes(msgspec.Struct, frozen=True):
+    """What a setattr asks for; None: leave it."""
+
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+
+
+class FileSystem:
+    def __init__(self, volume: Volume, cache: Cache, content: Content, listing: Listing) -> None:
+        self._volume = volume
+        self._tree = volume.tree
+        self._cache = cache
+        self._content = content
+        self._listing = listing
+        self._handles: dict[int, Handle | Entries] = {}
+        self._next_handle = 1
+
+    # ------------------------------------------------------------ names
+
+    async def lookup(self, parent: int, name: bytes) -> Node:
+        """NotFound only if the name is proven absent."""
+        directory = self._tree.node(parent)
+        if name == b".":
+            return directory
+        if name == b"..":
+            return self._tree.node(directory.parents[0][0]) if directory.parents else directory
+        if directory.children is None:
+            await self._volume.load(directory)
+        node = self._tree.child(directory, name)
+        if node is None and not directory.inode.complete:
+            names.decode(name)  # a name that no object can have need not be looked for
+            await self._listing.need(directory)
+            node = self._tree.child(directory, name)
+        if node is None:
+            raise NotFound(f"no {name!r} here")
+        return node
+
+    def node(self, ino: int) -> Node:
+        return self._tree.node(ino)
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel dropped `count` references."""
+        node = self._tree.nodes.get(ino)
+        if node is not None:
+            node.lookups -= count
+            self._tree.discard(node)
+
+    async def _complete(self, parent: int) -> Node:
+        """A directory whose names are all known: only there can a name be given or taken."""
+        directory = self._tree.node(parent)
+        if not directory.inode.is_dir:
+            raise NotDirectory("not a directory")
+        if directory.children is None or not directory.inode.complete:
+            await self._listing.need(directory)
+        return directory
+
+    async def create(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int
+    ) -> tuple[int, Node]:
+        """A new regular file, open; Exists if the name is taken. (handle, node)"""
+        directory = await self._complete(parent)
+        ino = self._volume.journal.next_number()
+        mode = stat.S_IFREG | stat.S_IMODE(mode)
+        change = self._tree.plan_create(directory, name, ino, mode, uid, gid, self._volume.now_ns())
+        fd = self._volume.seam.inline(self._volume.disk.make_scratch, ino)
+        try:
+            self._volume.commit(change)
+        except BaseException:
+            os.close(fd)
+            self._volume.disk.drop_scratch(ino)
+            raise
+        node = self._tree.node(ino)
+        node.fd = fd
+        return self._open(node, flags), node
+
+    async def make_node(
+        self, parent: int, name: bytes, mode: int, uid: int, gid: int, *, target: str = "", rdev: int = 0
+    ) -> Node:
+        """A new directory, symlink or special file (by the type in `mode`); a regular file too (mknod)."""
+        if stat.S_ISREG(mode):
+            handle, node = await self.create(parent, name, mode, uid, gid, os.O_WRONLY)
+            await self.flush(handle)
+            self.release(handle)
+            return node
+        directory = await self._complete(parent)
+        ino = self._volume.journal.next_number()
+        now = self._volume.now_ns()
+        self._volume.commit(
+            self._tree.plan_create(directory, name, ino, mode, uid, gid, now, target=target, rdev=rdev)
+        )
+        return self._tree.node(ino)
+
+    async def make_link(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Node:
+        """A new symlink. BadName if its target is not UTF-8: it is the body of a plain object."""
+        try:
+            text = target.decode()
+        except UnicodeDecodeError:
+            raise BadName(f"a link's target is UTF-8, {target!r} is not") from None
+        return await self.make_node(parent, name, stat.S_IFLNK | 0o777, uid, gid, target=text)
+
+    async def link(self, ino: int, parent: int, name: bytes) -> Node:
+        raise NotPermitted("b2fs has no hard links: an object has one name")
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        directory = await self._complete(parent)
+        change = self._tree.plan_unlink(directory, name, self._volume.now_ns())
+        self._commit_removal(change)
+
+    async def rmdir(self, parent: int, name: bytes) -> None:
+        directory = await self._complete(parent)
+        child = self._tree.child(directory, name)
+        if child is not None and child.inode.is_dir:
+            await self._complete(child.ino)
+        self._commit_removal(self._tree.plan_rmdir(directory, name, self._volume.now_ns()))
+
+    async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
+        if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
+            raise Invalid(f"rename flags {flags}")
+        directory, target = await self._complete(parent), await self._complete(new_parent)
+        replaced = self._tree.child(target, new_name)
+        if replaced is not None and replaced.inode.is_dir:
+            await self._complete(replaced.ino)
+        moved = self._tree.child(directory, name)
+        if moved is not None and moved.inode.is_dir and not self._listing.complete:
+            await self._listing.need_below(moved)  # names that nobody has seen yet would be left behind
+        change = self._tree.plan_rename(
+            directory, name, target, new_name, self._volume.now_ns(),
+            noreplace=flags == RENAME_NOREPLACE, exchange=flags == RENAME_EXCHANGE,
+        )  # fmt: skip
+        self._commit_removal(change)
+
+    def _commit_removal(self, change: Change) -> None:
+        """Commit, then drop the content of what lost its last name and is not open."""
+        gone = [node for ino in change.gone if (node := self._tree.nodes.get(ino)) is not None]
+        self._volume.commit(change)
+        for node in gone:
+            if node.handles == 0:
+                self._content.release(node)
+
+    # ------------------------------------------------------------ attributes
+
+    async def set_attributes(self, ino: int, new: NewAttributes) -> Node:
+        """chmod, chown, truncate, utimens. One commit; a truncate comes first."""
+        node = self._tree.node(ino)
+        if new.size is not None:
+            if node.inode.is_dir:
+                raise IsDirectory("a directory cannot be truncated")
+            await self._content.truncate(node, new.size)
+        old = node.inode
+        inode = replace(
+            old,
+            mode=old.mode if new.mode is None else stat.S_IFMT(old.mode) | stat.S_IMODE(new.mode),
+            uid=old.uid if new.uid is None else new.uid,
+            gid=old.gid if new.gid is None else new.gid,
+            atime_ns=old.atime_ns if new.atime_ns is None else new.atime_ns,
+            mtime_ns=old.mtime_ns if new.mtime_ns is None else new.mtime_ns,
+            ctime_ns=self._volume.now_ns(),
+        )
+        self._volume.commit(self._tree.plan_attributes(node, inode))
+        self._content.stamp(node)
+        return node
+
+    async def read_link(self, ino: int) -> str:
+        node = self._tree.node(ino)
+        inode = node.inode
+        if not inode.is_link:
+            raise Invalid("not a symbolic link")
+        if not inode.target:
+            data = bytes(await self._content.read(node, 0, inode.size))
+            node.inode = replace(node.inode, target=data.decode("utf-8", "surrogateescape"))
+        return node.inode.target
+
+    # ------------------------------------------------------------ files
+
+    async def open(self, ino: int, flags: int) -> int:
+        """A handle. Fetches nothing; with O_TRUNC the content is dropped first."""
+        node = self._tree.node(ino)
+        if node.inode.is_dir:
+            raise IsDirectory("a directory is not opened like this")
+        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+            await self._content.truncate(node, 0)
+        return self._open(node, flags)
+
+    def _open(self, node: Node, flags: int) -> int:
+        mode = flags & os.O_ACCMODE
+        writable = mode != os.O_RDONLY
+        handle = Handle(
+            node=node,
+            readable=mode != os.O_WRONLY,
+            writable=writable,
+            sync=bool(flags & (os.O_SYNC | os.O_DSYNC)),
+            ahead=ReadAhead(self._cache),
+        )
+        node.handles += 1
+        node.writers += writable
+        return self._register(handle)
+
+    def _register(self, handle: Handle | Entries) -> int:
+        number = self._next_handle
+        self._next_handle += 1
+        self._handles[number] = handle
+        return number
+
+    async def read(self, number: int, offset: int, size: int) -> bytes | memoryview:
+        handle = self._file(number)
+        inode = handle.node.inode
+        if inode.file_id and not inode.scratch and not inode.staged:
+            handle.ahead.reading(inode, offset, size)
+        return await self._content.read(handle.node, offset, size)
+
+    async def write(self, number: int, offset: int, data: bytes) -> int:
+        handle = self._file(number)
+        if not handle.writable:
+            raise BadHandle("the file is not open for writing")
+        written = await self._content.write(handle.node, offset, data)
+        if handle.sync:
+            await self._content.sync(handle.node)
+        return written
+
+    async def flush(self, number: int) -> None:
+        """A descriptor was closed. What was written survives SIGKILL, its upload is queued."""
+        handle = self._file(number)
+        if handle.writable:
+            self._content.closed(handle.node)
+
+    async def sync(self, number: int) -> None:
+        """fsync: survives power loss on return."""
+        await self._content.sync(self._file(number).node)
+
+    async def sync_directory(self) -> None:
+        await self._volume.seam.thread(self._volume.journal.sync)
+
+    def release(self, number: int) -> None:
+        """The last descriptor of a handle is gone."""
+        handle = self._handles.pop(number)
+        node = handle.node
+        node.handles -= 1
+        if isinstance(handle, Handle):
+            node.writers -= handle.writable
+            if node.handles == 0:
+                self._content.release(node)
+        self._tree.discard(node)
+
+    def _file(self, number: int) -> Handle:
+        handle = self._handles[number]
+        assert isinstance(handle, Handle)
+        return handle
+
+    # ------------------------------------------------------------ directories
+
+    async def open_directory(self, ino: int) -> int:
+        node = await self._complete(ino)
+        node.handles += 1
+        return self._register(Entries(node))
+
+    async def entries(self, number: int, start: int) -> Iterator[tuple[int, bytes, Node]]:
+        """(next position, name, node) from a position on; 0 rewinds and looks again.
+
+        Positions stay valid while the handle lives: names that went are passed over, names that came
+        are seen after a rewind.
+        """
+        handle = self._handles[number]
+        assert isinstance(handle, Entries)
+        if start == 0:
+            directory = await self._complete(handle.node.ino) if handle.node.linked else handle.node
+            handle.names = [b".", b"..", *(directory.children or {})]
+        return self._entries(handle, start)
+
+    def _entries(self, handle: Entries, start: int) -> Iterator[tuple[int, bytes, Node]]:
+        directory = handle.node
+        children = directory.children or {}
+        for position in range(start, len(handle.names)):
+            name = handle.names[position]
+            if position == 0:
+                yield 1, name, directory
+            elif position == 1:
+                parent = directory.parents[0][0] if directory.parents else directory.ino
+                yield 2, name, self._tree.nodes[parent]
+            elif (ino := children.get(name)) is not None:
+                yield position + 1, name, self._tree.nodes[ino]
+
+    # ------------------------------------------------------------ all of it
+
+    def space(self) -> tuple[int, int, int]:
+        """(block size, blocks, free blocks). A bucket has no end: what limits a writer is the local disk."""
+        return self._volume.disk.space()
+
+    def root(self) -> Inode:
+        return self._tree.nodes[ROOT].inode

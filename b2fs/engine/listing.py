@@ -1,0 +1,389 @@
+"""What the bucket has: listings, and how they come into the namespace.
+
+Rules
+  A missing name is proven absent only in a *complete* directory. A directory becomes complete by a
+  listing that succeeded to its end: of itself (with a delimiter, when somebody looks into it) or of the
+  whole bucket (flat, in the background: one request per thousand names, whatever the directories).
+  What changed here and is not in B2 yet wins over the listing; the other's version stays in the bucket's
+  history and is reported.
+  A changed object is a new inode: who has the old one open goes on reading the old version.
+  Merging works in slices, so that file operations pass in between.
+
+Errors: a listing that fails changes nothing; whoever waits for it gets Unavailable, never NotFound.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+
+import trio
+from msgspec.structs import replace
+
+from b2fs.core import names
+from b2fs.core.bucket import Page, Version
+from b2fs.core.change import Change, ObjectRow
+from b2fs.core.inode import ROOT, Inode, attributes, from_version
+from b2fs.core.merge import compare
+from b2fs.core.tree import Node
+from b2fs.engine import retry
+from b2fs.engine.volume import Changed, Volume
+from b2fs.errors import B2fsError, BucketError, NotDirectory
+
+log = logging.getLogger(__name__)
+
+_PAGE = 1000
+"""Names per request: B2 bills a listing per thousand, and a longer answer takes long to parse."""
+_SLICE = 50
+"""Objects merged between two looks at other work: about 2 ms."""
+_PAGES_PER_REFRESH_INTERVAL = 20
+"""A bucket of more pages is listed less often, so that refreshing costs no more than 20 class C
+transactions per interval (at the default of 10 minutes: what B2 gives for free)."""
+_TOMBSTONE_MS = 24 * 3600 * 1000
+"""How long we remember that we hid a key; no listing is staler than that."""
+
+
+class Listing:
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._completing: dict[int, trio.Event] = {}
+        self.running = False
+        """A listing of the whole bucket is under way."""
+        self.complete = volume.journal.meta("listed") == "1"
+        """The whole bucket was listed once."""
+        self.objects = 0
+        """Objects seen by the last whole listing, or by the running one so far."""
+        self.last_error = ""
+        self._wanted = trio.Event()
+
+    # ------------------------------------------------------------ one directory
+
+    async def need(self, node: Node) -> None:
+        """Have all names of a directory. Unavailable if B2 does not give them in time."""
+        await self._volume.load(node)
+        while not node.inode.complete:
+            waiting = self._completing.get(node.ino)
+            if waiting is not None:
+                await waiting.wait()
+                continue
+            done = self._completing[node.ino] = trio.Event()
+            try:
+                await self._list_directory(node)
+            finally:
+                del self._completing[node.ino]
+                done.set()
+
+    async def _list_directory(self, node: Node) -> None:
+        volume = self._volume
+        path = volume.tree.path(node)
+        prefix = path + "/" if path else ""
+        start: str | None = ""
+        while start is not None and not node.inode.complete:
+            began, at = volume.journal.next_number(), start
+            page = await retry.until(
+                volume.settings.read_deadline_s,
+                lambda at=at: volume.bucket.list_page(prefix, at, "/", _PAGE),  # type: ignore[misc]
+                f"the listing of {path or 'the bucket'!r}",
+            )
+            known = await volume.seam.thread(volume.journal.objects, prefix, start, page.next_key)
+            direct = {key: row for key, row in known.items() if "/" not in key[len(prefix) :]}
+            await self._merge(page, direct, began)
+            for folder in page.folders:
+                await self._folder(folder)
+            start = page.next_key
+        if node.linked and not node.inode.complete:
+            volume.commit(Change(inodes=[replace(node.inode, complete=True)]))
+
+    async def need_below(self, node: Node) -> None:
+        """Have all names of a directory and of every directory below it."""
+        await self.need(node)
+        for ino in list((node.children or {}).values()):
+            child = self._volume.tree.nodes.get(ino)
+            if child is not None and child.inode.is_dir:
+                await self.need_below(child)
+
+    async def _folder(self, folder: str) -> None:
+        """A common prefix of a listing. If we know objects below it, it is no news: the directory is here,
+        or it was removed here and the bucket has not followed yet.
+        """
+        volume = self._volume
+        if names.unusable(folder) is not None:
+            self._ignore(folder, "its name cannot be a directory's; rename its objects with another B2 tool")
+        elif not await volume.seam.thread(volume.journal.knows_below, folder):
+            try:
+                await self._directory(folder.removesuffix("/"))
+            except NotDirectory:
+                self._ignore(folder, "a file has the name of this directory; rename one of the two")
+
+    # ------------------------------------------------------------ the whole bucket
+
+    async def run(self) -> None:
+        """List the bucket now and then every `refresh_s`; never ends, never fails."""
+        attempts = 0
+        while True:
+            self._wanted = trio.Event()
+            pause_s = self._volume.settings.refresh_s or float("inf")
+            try:
+                pages = await self.refresh()
+                attempts = 0
+                pause_s *= max(1.0, pages / _PAGES_PER_REFRESH_INTERVAL)
+            except BucketError as error:
+                attempts += 1
+                pause_s = retry.backoff_s(attempts + 1, error)
+                self.last_error = str(error)
+                log.warning("cannot list the bucket, next attempt in %.0f s: %s", pause_s, error)
+            except B2fsError as error:
+                self.last_error = str(error)
+                log.error("the listing of the bucket cannot be kept: %s", error)
+            except Exception:
+                log.exception("listing the bucket failed unexpectedly")
+            with trio.move_on_after(pause_s):
+                await self._wanted.wait()
+
+    def wake(self) -> None:
+        """List the bucket again now."""
+        self._wanted.set()
+
+    async def refresh(self) -> int:
+        """Merge one listing of the whole bucket; how many pages it had. BucketError: tried, and not done."""
+        volume = self._volume
+        self.running, self.objects = True, 0
+        pages, start = 0, ""
+        try:
+            volume.journal.clear_ignored()
+            while True:
+                began = volume.journal.next_number()
+                page = await volume.bucket.list_page("", start, "", _PAGE)
+                pages += 1
+                self.objects += len(page.versions)
+                known = await volume.seam.thread(volume.journal.objects, "", start, page.next_key)
+                await self._merge(page, known, began)
+                if page.next_key is None:
+                    break
+                start = page.next_key
+            self._all_complete()
+            self.last_error = ""
+            return pages
+        finally:
+            self.running = False
+
+    def _all_complete(self) -> None:
+        volume = self._volume
+        volume.seam.inline(volume.journal.complete_all)
+        volume.journal.set_meta("listed", "1")
+        self.complete = True
+        for node in volume.tree.nodes.values():
+            if node.inode.is_dir and not node.inode.complete:
+                node.inode = replace(node.inode, complete=True)
+
+    # ------------------------------------------------------------ merging
+
+    async def _merge(self, page: Page, known: dict[str, ObjectRow], began: int) -> None:
+        news = compare(known, page.versions, began)
+        for number, version in enumerate(news.changed):
+            await self._changed(version)
+            if number % _SLICE == _SLICE - 1:
+                await trio.lowlevel.checkpoint()
+        for row in news.missing:
+            await self._missing(row)
+        await trio.lowlevel.checkpoint()
+
+    async def _changed(self, version: Version) -> None:
+        """An object is new to us, or newer than what we know."""
+        volume, key = self._volume, version.key
+        why = names.unusable(key)
+        if why is not None:
+            self._ignore(key, f"its name {why}; rename it with another B2 tool to see it here")
+            return
+        marked = names.marked_directory(key)
+        described = from_version(version, volume.journal.next_number(), volume.settings.defaults)
+        row = ObjectRow(
+            key, version.file_id, version.size, version.sha1, version.uploaded_ms, attributes(described),
+            volume.journal.next_number(),
+        )  # fmt: skip
+        if key in volume.schedule.entries:
+            log.warning("%r was changed in the bucket and here; ours goes on top, theirs is the version below", key)
+            volume.commit(Change(objects=[row]))
+            return
+        if marked is not None:
+            await self._marker(marked, described, row)
+            return
+        directory, name = names.split(key)
+        try:
+            parent = await self._directory(directory)
+            await self._settled(parent)
+        except NotDirectory:
+            self._ignore(key, "a file has the name of one of its directories; rename one of the two")
+            return
+        self._entry(parent, name.encode(), described, row)
+
+    def _entry(self, parent_ino: int, name: bytes, described: Inode, row: ObjectRow) -> None:
+        """Put a file of the bucket under its name, in place of what was there."""
+        volume = self._volume
+        old = self._lookup(parent_ino, name)
+        if old is not None and old.is_dir:
+            self._ignore(row.key, "a directory has the same name; rename one of the two to see this file")
+            return
+        change = Change(objects=[row])
+        same = old is not None and old.sha1 == described.sha1 != "" and attributes(old) == row.attributes
+        if old is not None and same and not old.scratch and not old.staged:
+            change.inodes.append(replace(old, file_id=described.file_id))
+        else:
+            change.inodes.append(described)
+            change.links.append((parent_ino, name, described.ino))
+            if old is not None:
+                change.unlinks.append((parent_ino, name))
+                self._lose(change, old)
+        volume.commit(change)
+        if not same:
+            volume.on_change(Changed(parent_ino, name))
+
+    async def _marker(self, path: str, described: Inode, row: ObjectRow) -> None:
+        volume = self._volume
+        try:
+            ino = await self._directory(path)
+        except NotDirectory:
+            self._ignore(row.key, "a file has the name of this directory; rename one of the two")
+            return
+        old = self._row(ino)
+        inode = replace(
+            old, mode=described.mode, uid=described.uid, gid=described.gid, mtime_ns=described.mtime_ns,
+            ctime_ns=described.ctime_ns,
+        )  # fmt: skip
+        volume.commit(Change(inodes=[inode], objects=[row]))
+        if attributes(inode) != attributes(old):
+            volume.on_change(Changed(ino, None))
+
+    async def _missing(self, row: ObjectRow) -> None:
+        """An object that we know is not listed: believe it only if it is not one of our own recent ones."""
+        volume, key = self._volume, row.key
+        if key in volume.schedule.entries:
+            return
+        if row.generation >= volume.start_generation:
+            version = await volume.bucket.head(key)
+            if version is not None:
+                return
+            current = volume.journal.object(key)
+            if current != row or key in volume.schedule.entries:
+                return
+        change = Change(lost_objects=[key])
+        directory, name = names.split(key)
+        parent = self._find_directory(directory)
+        if parent is not None and names.marked_directory(key) is None:
+            await self._settled(parent)
+            old = self._lookup(parent, name.encode())
+            if old is not None and old.file_id == row.file_id:
+                change.unlinks.append((parent, name.encode()))
+                self._lose(change, old)
+        volume.commit(change)
+        if change.unlinks and parent is not None:
+            volume.on_change(Changed(parent, name.encode()))
+        await self._prune(directory)
+
+    async def _prune(self, path: str) -> None:
+        """A directory that the bucket says nothing of any more, and that is empty, is gone."""
+        volume = self._volume
+        while path:
+            node = await volume.resolve(names.marker(path))
+            key = names.marker(path)
+            if node is None or key in volume.schedule.entries or not node.inode.complete:
+                return
+            await volume.load(node)
+            row = volume.journal.object(key)
+            if node.children or (row is not None and row.file_id):
+                return
+            parent_ino, name = node.parents[0]
+            parent = self._row(parent_ino)
+            change = Change(unlinks=[(parent_ino, name)], gone=[node.ino])
+            change.inodes.append(replace(parent, nlink=parent.nlink - 1))
+            volume.commit(change)
+            volume.on_change(Changed(parent_ino, name))
+            path = names.split(path)[0]
+
+    # ------------------------------------------------------------ pieces
+
+    async def _directory(self, path: str) -> int:
+        """The inode number of a directory, made if the namespace does not have it yet.
+
+        NotDirectory if a file has its name or that of one above it.
+        """
+        volume, ino = self._volume, ROOT
+        for part in path.split("/") if path else ():
+            name = part.encode()
+            await self._settled(ino)
+            found = self._lookup(ino, name)
+            if found is not None and not found.is_dir:
+                if not self._give_way(ino, name, found):
+                    raise NotDirectory(path)
+                found = None
+            ino = found.ino if found is not None else self._make_directory(ino, name)
+        return ino
+
+    def _give_way(self, parent: int, name: bytes, file: Inode) -> bool:
+        """A clean file whose name is also a directory of the bucket steps aside: directories win."""
+        if file.scratch or file.staged or not file.file_id:
+            return False
+        change = Change(unlinks=[(parent, name)])
+        self._lose(change, file)
+        self._volume.commit(change)
+        self._volume.on_change(Changed(parent, name))
+        self._ignore(self._path(parent, name), "a directory has the same name; rename one of the two to see this file")
+        return True
+
+    def _make_directory(self, parent: int, name: bytes) -> int:
+        volume, now = self._volume, self._volume.now_ns()
+        defaults, above = volume.settings.defaults, self._row(parent)
+        ino = volume.journal.next_number()
+        inode = Inode(
+            ino=ino, mode=0o040000 | defaults.dir_mode, uid=defaults.uid, gid=defaults.gid, nlink=2, size=0,
+            mtime_ns=now, ctime_ns=now, atime_ns=now,
+        )  # fmt: skip
+        volume.commit(Change(inodes=[inode, replace(above, nlink=above.nlink + 1)], links=[(parent, name, ino)]))
+        volume.on_change(Changed(parent, name))
+        return ino
+
+    async def _settled(self, ino: int) -> None:
+        """A directory that is just being loaded must not change under the load."""
+        node = self._volume.tree.nodes.get(ino)
+        if node is not None and self._volume.is_loading(ino):
+            await self._volume.load(node)
+
+    def _lookup(self, parent: int, name: bytes) -> Inode | None:
+        node = self._volume.tree.nodes.get(parent)
+        if node is not None and node.children is not None:
+            child = self._volume.tree.child(node, name)
+            return child.inode if child is not None else None
+        return self._volume.journal.entry(parent, name)
+
+    def _find_directory(self, path: str) -> int | None:
+        ino = ROOT
+        for part in path.split("/") if path else ():
+            found = self._lookup(ino, part.encode())
+            if found is None or not found.is_dir:
+                return None
+            ino = found.ino
+        return ino
+
+    def _row(self, ino: int) -> Inode:
+        node = self._volume.tree.nodes.get(ino)
+        row = node.inode if node is not None else self._volume.journal.inode(ino)
+        assert row is not None, f"inode {ino} has a name but no row"
+        return row
+
+    def _path(self, parent: int, name: bytes) -> str:
+        node = self._volume.tree.nodes.get(parent)
+        return names.join(self._volume.tree.path(node) if node is not None else "…", name.decode())
+
+    def _lose(self, change: Change, old: Inode) -> None:
+        """One name of `old` goes."""
+        if old.nlink > 1:
+            change.inodes.append(replace(old, nlink=old.nlink - 1))
+        else:
+            change.gone.append(old.ino)
+
+    def _ignore(self, key: str, why: str) -> None:
+        log.warning("the object %r is not shown: %s", key, why)
+        self._volume.journal.set_ignored(key, why)
+
+    def ignored(self) -> Iterable[tuple[str, str]]:
+        return self._volume.journal.ignored()

@@ -1,0 +1,324 @@
+"""Write-back: bring the bucket in line with the namespace, one dirty key at a time.
+
+Rules
+  A worker takes a due key, derives what is to be done (`core.writeback.plan`), does it, and commits what
+  the bucket has now together with the end of the intent, if the key was not changed meanwhile.
+  One worker a key. Nothing precious is in its memory: after a crash the intent is still there.
+  A write whose answer was lost may have been committed: the next attempt first looks whether the newest
+  version carries our operation, and adopts it.
+
+States of a key and who moves it on: dirty → (quiet period) → due → running → in line, or again later
+with the error that `b2fs status` shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import msgspec
+import trio
+from msgspec.structs import replace
+
+from b2fs.core import chunks, names
+from b2fs.core.bucket import Version
+from b2fs.core.change import Blob, Change, ObjectRow
+from b2fs.core.inode import Inode, attributes, content_type, operation_of, to_info
+from b2fs.core.tree import Node
+from b2fs.core.writeback import Entry, Step, plan
+from b2fs.engine import retry
+from b2fs.engine.cache import Cache
+from b2fs.engine.content import Content
+from b2fs.engine.volume import Volume
+from b2fs.errors import B2fsError, BucketError, Fault
+
+log = logging.getLogger(__name__)
+
+_EMPTY_SHA1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
+_BATCH = 200
+"""Keys of an expanded subtree that are committed at once, between two looks at other work."""
+_WAIT_S = 0.5
+"""Pause before a key that must wait for another one is looked at again."""
+_ORDER_S = 2.0
+"""Pause after B2 ordered our version below an older one (facts b2.md 1.1)."""
+
+
+class Counters(msgspec.Struct):
+    uploads: int = 0
+    uploaded_bytes: int = 0
+    copies: int = 0
+    hides: int = 0
+    skipped: int = 0
+    """Keys that were dirty and turned out to be in line."""
+    adopted: int = 0
+    """Versions whose confirmation was lost and found again."""
+
+
+class Uploader:
+    def __init__(self, volume: Volume, cache: Cache, content: Content) -> None:
+        self._volume = volume
+        self._cache = cache
+        self._content = content
+        self._slots = trio.Semaphore(volume.settings.uploads)
+        self._finished = trio.Event()
+        self.counters = Counters()
+        self.hurrying = 0
+        """While above 0 (a drain or flush runs), files are sealed even if a program holds them open."""
+
+    # ------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """Serve the schedule until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._slots.acquire()
+                entry = await self._next()
+                nursery.start_soon(self._work, entry)
+
+    async def _next(self) -> Entry:
+        volume = self._volume
+        while True:
+            volume.idle_until_s = 0.0
+            volume.work = trio.Event()
+            entry = volume.schedule.pop_due(trio.current_time())
+            if entry is not None:
+                return entry
+            due_s = volume.schedule.next_due_s()
+            volume.idle_until_s = float("inf") if due_s is None else due_s
+            with trio.move_on_at(volume.idle_until_s):
+                await volume.work.wait()
+
+    async def _work(self, entry: Entry) -> None:
+        generation = entry.generation
+        try:
+            pause_s = await self._reconcile(entry, generation)
+            if pause_s is None:
+                self._volume.schedule.done(entry, generation)
+            else:
+                self._again(entry, pause_s)
+        except BucketError as error:
+            entry.doubtful = entry.doubtful or error.fault is Fault.TRANSIENT
+            pause_s = retry.backoff_s(entry.attempts + 1, error)
+            self._again(entry, pause_s, str(error), lasting=not error.may_retry)
+        except B2fsError as error:
+            self._again(entry, retry.backoff_s(entry.attempts + 1), str(error))
+        except Exception as error:  # a bug in the handling of one key must not stop the others
+            log.exception("write-back of %r failed unexpectedly", entry.key)
+            self._again(entry, retry.SLOWEST_S, f"unexpected: {error!r}", lasting=True)
+        finally:
+            self._slots.release()
+            self._finished.set()
+
+    def _again(self, entry: Entry, pause_s: float, error: str = "", lasting: bool = False) -> None:
+        if error and (lasting or entry.attempts == 0):
+            level = logging.WARNING if lasting else logging.INFO
+            log.log(level, "%r (generation %d) is not in B2 yet: %s", entry.key, entry.generation, error)
+        entry.lasting = lasting
+        self._volume.schedule.again(entry, trio.current_time() + pause_s, error)
+
+    # ------------------------------------------------------------ one key
+
+    async def _reconcile(self, entry: Entry, generation: int) -> float | None:
+        """Bring one key in line; None when it is, else the pause in seconds before the next look."""
+        key = entry.key
+        if key.endswith("/"):
+            await self._expand(key, generation)
+            return None
+        node = await self._volume.resolve(key)
+        if node is not None and node.inode.scratch:
+            if node.writers and not self.hurrying:
+                age_left_s = entry.since_s + self._volume.schedule.max_age_s - trio.current_time()
+                if age_left_s > 0:
+                    return min(age_left_s, max(self._volume.schedule.quiet_s, 0.1))
+            await self._content.seal(node)
+            if await self._volume.resolve(key) is not node or node.inode.scratch:
+                return 0.0  # it was renamed, removed or written to while it was sealed: look again
+        live = node.inode if node is not None else None
+        row = self._volume.journal.object(key)
+        cached = live is not None and self._cache.whole_path(live.file_id) is not None
+        needed = row is not None and self._volume.journal.lives_in(row.file_id) is not None
+        step = plan(live, row, cached=cached, needed=needed)
+        if step is Step.WAIT:
+            return _WAIT_S
+        if step is Step.HIDE:
+            await self._hide(key, generation)
+        elif live is None or node is None:
+            self._volume.commit(Change(settled=[(key, generation)]))
+        elif step is Step.NOTHING:
+            self.counters.skipped += 1
+            self._confirm(key, generation, node, live, row)
+        else:
+            version = await self._lost_answer(entry, live) if entry.doubtful else None
+            if version is None:
+                version = await (self._copy if step is Step.COPY else self._upload)(key, generation, live)
+            overtaken = row is not None and version.uploaded_ms < row.uploaded_ms
+            self._confirm(key, generation, node, live, _row(version, live, self._volume.journal.next_number()))
+            if overtaken:
+                log.warning("B2 ordered the new version of %r below an older one; it is written again", key)
+                self._volume.commit(Change(lost_objects=[key], dirty=[key]))
+                return _ORDER_S
+        return None
+
+    async def _hide(self, key: str, generation: int) -> None:
+        hidden_ms = await self._volume.bucket.hide(key)
+        self.counters.hides += 1
+        change = Change(settled=[(key, generation)])
+        if hidden_ms:
+            number = self._volume.journal.next_number()
+            change.objects.append(ObjectRow(key, "", 0, "", hidden_ms, "", number))
+        else:
+            change.lost_objects.append(key)
+        self._volume.commit(change)
+
+    async def _upload(self, key: str, generation: int, live: Inode) -> Version:
+        """Store the inode's content and attributes under `key`; the body is a file that cannot change."""
+        volume = self._volume
+        info, kind = to_info(live, self._operation(generation)), content_type(live)
+        names.check_key(volume.settings.prefix, key, info)
+        own = 0
+        if live.is_file and live.size and live.staged:
+            path, size, sha1 = volume.disk.staged_path(live.staged), live.size, live.sha1
+        elif live.is_file and live.size:
+            own, size, sha1 = volume.journal.next_number(), live.size, live.sha1
+            path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
+        else:
+            data = live.target.encode() if live.is_link else b""
+            own, size, sha1 = volume.journal.next_number(), len(data), _sha1(data)
+            path = volume.seam.inline(volume.disk.make_staged, own, data)
+        try:
+            version = await volume.bucket.upload(key, path, size, sha1, info, kind)
+        finally:
+            if own:
+                volume.seam.inline(volume.disk.drop_staged, own)
+        self.counters.uploads += 1
+        self.counters.uploaded_bytes += size
+        return version
+
+    async def _copy(self, key: str, generation: int, live: Inode) -> Version:
+        info, kind = to_info(live, self._operation(generation)), content_type(live)
+        names.check_key(self._volume.settings.prefix, key, info)
+        version = await self._volume.bucket.copy(live.file_id, key, live.size, info, kind)
+        self.counters.copies += 1
+        return version
+
+    async def _lost_answer(self, entry: Entry, live: Inode) -> Version | None:
+        """The version that an earlier attempt made without our hearing of it, if there is one."""
+        version = await self._volume.bucket.head(entry.key)
+        ours = self._operation(entry.generation)
+        if version is None or operation_of(version.info) != ours or version.size != live.size:
+            return None
+        self.counters.adopted += 1
+        log.info("%r was in B2 already, only the answer had been lost", entry.key)
+        return version
+
+    def _operation(self, generation: int) -> str:
+        return f"{self._volume.mount_id}.{generation:x}"
+
+    def _confirm(self, key: str, generation: int, node: Node, live: Inode, row: ObjectRow | None) -> None:
+        """The bucket has `live` at `key` as `row` says: end the intent, and let the content become clean."""
+        volume, change = self._volume, Change(settled=[(key, generation)])
+        if row is not None:
+            change.objects.append(row)
+        now = node.inode
+        clean = row is not None and live.is_file and now.staged == live.staged and now.file_id == live.file_id
+        if row is not None and clean:
+            sha1 = now.sha1 if now.sha1 else row.sha1
+            change.inodes.append(replace(now, file_id=row.file_id, staged=0, sha1=sha1))
+        if row is None or not clean:
+            volume.commit(change)
+            return
+        kept = live.staged > 0 and 0 < live.size <= volume.settings.cache_size
+        if kept:
+            change.blobs.append(Blob(chunks.whole(row.file_id), live.size, volume.now_ns() // 10**9))
+        volume.commit(change)
+        if kept:
+            volume.seam.inline(volume.disk.staged_to_blob, live.staged, chunks.whole(row.file_id))
+            self._cache.adopt(chunks.whole(row.file_id), live.size)
+        elif live.staged:
+            volume.seam.inline(volume.disk.drop_staged, live.staged)
+        elif live.file_id and live.file_id != row.file_id:
+            self._cache.rename(live.file_id, row.file_id)
+
+    # ------------------------------------------------------------ subtrees
+
+    async def _expand(self, key: str, generation: int) -> None:
+        """A directory came to or left `key`: find the objects and files below it that are out of line."""
+        volume = self._volume
+        dirty: set[str] = set()
+        rows = await volume.seam.thread(volume.journal.objects, key, "", None)
+        dirty.update(name for name, row in rows.items() if row.file_id)
+        node = await volume.resolve(names.marker(key[:-1]))
+        if node is not None:
+            dirty.add(names.marker(key[:-1]))
+            for path, is_dir in await volume.seam.thread(volume.journal.subtree, node.ino):
+                dirty.add(names.marker(key + path) if is_dir else key + path)
+        for batch in _batches(sorted(dirty), _BATCH):
+            volume.commit(Change(dirty=batch))
+            for name in batch:
+                volume.schedule.hurry_key(name, trio.current_time())
+            await trio.lowlevel.checkpoint()
+        volume.commit(Change(settled=[(key, generation)]))
+
+    # ------------------------------------------------------------ waiting for the end
+
+    async def drain(self, prefix: str = "", report: Callable[[int], Awaitable[None]] | None = None) -> None:
+        """Return once every key below `prefix` that was dirty at the call is in line; cancel it to give up.
+
+        Files are sealed even if a program still writes. Keys that B2 refuses are tried once more, then
+        left: see `left`.
+        """
+        volume = self._volume
+        for entry in volume.schedule.hurry(prefix, trio.current_time()):
+            entry.attempts = 0
+        self.hurrying += 1
+        volume.work.set()
+        try:
+            while waiting := self._unfinished(prefix):
+                if report is not None:
+                    await report(len(waiting))
+                for entry in waiting:
+                    if not entry.error and not entry.running:
+                        volume.schedule.hurry_key(entry.key, trio.current_time())
+                volume.work.set()
+                self._finished = trio.Event()
+                with trio.move_on_after(0.25):
+                    await self._finished.wait()
+        finally:
+            self.hurrying -= 1
+
+    def _unfinished(self, prefix: str) -> list[Entry]:
+        entries = self._volume.schedule.entries
+        return [e for k, e in entries.items() if k.startswith(prefix) and not (e.lasting and e.attempts)]
+
+    def left(self) -> list[dict[str, Any]]:
+        """What is not in B2, for the manifest: key, bytes, SHA-1 where known, why."""
+        found = []
+        for key, entry in sorted(self._volume.schedule.entries.items()):
+            row = self._volume.journal.path_inode(key)
+            found.append(
+                {
+                    "path": key,
+                    "size": row.size if row else 0,
+                    "sha1": row.sha1 if row else "",
+                    "why": entry.error or "not uploaded yet",
+                }
+            )
+        return found
+
+
+def _row(version: Version, live: Inode, generation: int) -> ObjectRow:
+    return ObjectRow(
+        version.key, version.file_id, version.size, version.sha1 or live.sha1, version.uploaded_ms,
+        attributes(live), generation,
+    )  # fmt: skip
+
+
+def _sha1(data: bytes) -> str:
+    return hashlib.sha1(data, usedforsecurity=False).hexdigest() if data else _EMPTY_SHA1
+
+
+def _batches(items: list[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]

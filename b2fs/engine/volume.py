@@ -1,0 +1,175 @@
+"""The volume: the state that the parts of the engine share, and the one way to change it.
+
+Rules
+  `commit` is the only way into the journal for anything about the namespace: it gives intents their
+  generation, writes one transaction, then shows it in memory, then tells the schedule. It never suspends,
+  so two changes never mix.
+  What a plan looked at is still true at its commit, if nothing was awaited in between.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from b2fs.adapters.disk import Disk
+from b2fs.adapters.journal import Journal
+from b2fs.core import names
+from b2fs.core.bucket import Bucket
+from b2fs.core.change import Change, Intent
+from b2fs.core.inode import ROOT, Defaults, Inode
+from b2fs.core.tree import Node, Tree
+from b2fs.core.writeback import Schedule
+from b2fs.engine.seam import Seam
+from b2fs.errors import NotDirectory, ReadOnly
+
+log = logging.getLogger(__name__)
+
+_DIRECTORY_QUIET = 5
+"""Times the quiet period: how long a directory's marker waits. Its mtime changes with every entry; the
+version for it is free, but it need not be written for each of the files of one save."""
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """What the engine can be told. Sizes in bytes."""
+
+    defaults: Defaults
+    prefix: str = ""
+    cache_size: int = 10 << 30
+    quiet_s: float = 2.0
+    max_dirty_age_s: float = 60.0
+    read_deadline_s: float = 60.0
+    refresh_s: float = 600.0
+    uploads: int = 16
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """Tells a front end that something changed that no program asked it for. `name` None: the inode itself."""
+
+    ino: int
+    name: bytes | None
+
+
+class Volume:
+    """Everything that is one mount, without the flows. Owned by the engine; the journal and disk are open."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal,
+        disk: Disk,
+        bucket: Bucket,
+        seam: Seam,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.settings = settings
+        self.journal = journal
+        self.disk = disk
+        self.bucket = bucket
+        self.seam = seam
+        self.now_ns = now_ns
+        self.mount_id = journal.meta("mount_id")
+        self.start_generation = journal.next_number()
+        self.tree = Tree(journal.inode(ROOT) or self._make_root(), settings.prefix)
+        self.schedule = Schedule(settings.quiet_s, settings.max_dirty_age_s)
+        self.work = trio.Event()
+        """Set when something is due before `idle_until_s`; whoever waits on it replaces it."""
+        self.idle_until_s = 0.0
+        """Until when the uploader sleeps; 0 while it is looking at the schedule anyway."""
+        self.read_only = ""
+        """Why nothing can be changed any more, '' while all is well."""
+        self.on_change: Callable[[Changed], None] = lambda changed: None
+        """The front end's ear; called without suspension."""
+        self._loading: dict[int, trio.Event] = {}
+
+    def _make_root(self) -> Inode:
+        now, defaults = self.now_ns(), self.settings.defaults
+        root = Inode(
+            ino=ROOT, mode=0o040000 | defaults.dir_mode, uid=defaults.uid, gid=defaults.gid, nlink=2, size=0,
+            mtime_ns=now, ctime_ns=now, atime_ns=now,
+        )  # fmt: skip
+        self.journal.commit(Change(inodes=[root]))
+        return root
+
+    # ------------------------------------------------------------ changing
+
+    def commit(self, change: Change) -> None:
+        """Make a change true: journal, memory, schedule. Survives SIGKILL on return.
+
+        NoSpace: nothing changed. ReadOnly: nothing changed, and nothing will from now on.
+        """
+        if self.read_only:
+            raise ReadOnly(self.read_only)
+        for key in dict.fromkeys(change.dirty):
+            if self.schedule.idle(key):
+                self.schedule.touch(key, trio.current_time())
+            else:
+                change.intents.append(Intent(key, self.journal.next_number(), self.now_ns()))
+        rows = change
+        if any(inode.nlink == 0 for inode in change.inodes):  # an unlinked file lives in memory only
+            rows = msgspec.structs.replace(change, inodes=[inode for inode in change.inodes if inode.nlink])
+        try:
+            self.seam.inline(self.journal.commit, rows)
+        except ReadOnly as error:
+            self.read_only = str(error)
+            log.critical("the journal cannot be written, the mount is read-only from now on: %s", error)
+            raise
+        self.tree.apply(change)
+        for intent in change.intents:
+            self._schedule(intent)
+
+    def _schedule(self, intent: Intent) -> None:
+        self.schedule.add(intent, trio.current_time())
+        if names.marked_directory(intent.key) is not None and not intent.key.endswith("/"):
+            self.schedule.delay(intent.key, trio.current_time() + self.settings.quiet_s * _DIRECTORY_QUIET)
+        if self.schedule.entries[intent.key].due_s < self.idle_until_s:
+            self.work.set()
+
+    def restore_intents(self) -> int:
+        """Put the journal's intents into the schedule, at start; how many there were."""
+        found = self.journal.intents()
+        for intent in found:
+            self._schedule(intent)
+            self.schedule.entries[intent.key].doubtful = True
+        return len(found)
+
+    # ------------------------------------------------------------ finding
+
+    async def load(self, node: Node) -> None:
+        """Have a directory's known entries in memory. Suspends only the first time."""
+        while node.children is None:
+            if not node.inode.is_dir:
+                raise NotDirectory("not a directory")
+            waiting = self._loading.get(node.ino)
+            if waiting is not None:
+                await waiting.wait()
+                continue
+            done = self._loading[node.ino] = trio.Event()
+            try:
+                rows = await self.seam.thread(self.journal.load_directory, node.ino)
+                self.tree.load(node, rows)
+            finally:
+                del self._loading[node.ino]
+                done.set()
+
+    def is_loading(self, ino: int) -> bool:
+        return ino in self._loading
+
+    async def resolve(self, key: str) -> Node | None:
+        """The node whose content or marker the object `key` is, None if the namespace has none."""
+        directory = names.marked_directory(key)
+        path = key if directory is None else directory
+        node = self.tree.nodes[ROOT]
+        for part in path.split("/") if path else ():
+            if not node.inode.is_dir:
+                return None
+            await self.load(node)
+            child = self.tree.child(node, part.encode())
+            if child is None:
+                return None
+            node = child
+        return node if node.inode.is_dir == (directory is not None) else None

@@ -1,0 +1,348 @@
+"""The FUSE front end: pyfuse3's requests to the engine and back. The only module that imports pyfuse3.
+
+Rules
+  One error boundary around every handler (`_guarded`): an error of `b2fs.errors` becomes its errno, anything
+  else is logged and becomes EIO. An exception that got out would end the mount (facts fuse.md).
+  The kernel may keep what it was told for an hour; whatever changes without the kernel asking is invalidated by
+  `_notify`, never from inside a handler (that deadlocks).
+  A missing name is answered with a negative entry, which the kernel keeps; plain ENOENT it would not.
+  Attributes are built once per change, not per request.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+import pyfuse3
+import trio
+
+from b2fs.core.names import FUSE_NAME_MAX
+from b2fs.core.tree import Node
+from b2fs.engine.engine import Engine
+from b2fs.engine.filesystem import NewAttributes
+from b2fs.engine.volume import Changed
+from b2fs.errors import B2fsError, MountError, NoAttribute, NotFound, NotSupported
+
+log = logging.getLogger(__name__)
+
+_TIMEOUT_S = 3600.0
+"""How long the kernel may believe an entry or attributes without asking: it is told of every change."""
+_BLOCK = 512
+"""Unit of st_blocks, whatever st_blksize says (stat(2))."""
+_IO_SIZE = 128 * 1024
+"""What the kernel asks for at a time."""
+_NOTICES = 10_000
+"""Changes that may wait to be told to the kernel."""
+_FILES = 1 << 62
+"""Inodes that statfs claims: a bucket has no limit."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _guarded(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    @functools.wraps(handler)
+    async def boundary(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await handler(*args, **kwargs)
+        except B2fsError as error:
+            if error.errno == errno.EIO:
+                log.error("%s%s: %s", handler.__name__, args[1:3], error)
+            raise pyfuse3.FUSEError(error.errno) from None
+        except pyfuse3.FUSEError:
+            raise
+        except Exception:
+            log.exception("%s%s failed unexpectedly; the program gets EIO", handler.__name__, args[1:3])
+            raise pyfuse3.FUSEError(errno.EIO) from None
+
+    return boundary
+
+
+class FuseOperations(pyfuse3.Operations):
+    enable_writeback_cache = False  # the app writes many tiny pieces but must hear of a full disk at write()
+    supports_dot_lookup = True
+    enable_acl = False
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__()
+        self._files = engine.files
+        self._absent = pyfuse3.EntryAttributes()
+        self._absent.st_ino = 0
+        self._absent.entry_timeout = _TIMEOUT_S
+
+    # ------------------------------------------------------------ attributes
+
+    def _entry(self, node: Node) -> pyfuse3.EntryAttributes:
+        """The kernel's form of a node's attributes, rebuilt only if they changed."""
+        inode = node.inode
+        if node.entry_of is inode:
+            return node.entry
+        entry = node.entry
+        if entry is None:
+            entry = node.entry = pyfuse3.EntryAttributes()
+            entry.st_ino = inode.ino
+            entry.generation = 0
+            entry.entry_timeout = entry.attr_timeout = _TIMEOUT_S
+            entry.st_blksize = _IO_SIZE
+        entry.st_mode = inode.mode
+        entry.st_nlink = inode.nlink
+        entry.st_uid = inode.uid
+        entry.st_gid = inode.gid
+        entry.st_rdev = inode.rdev
+        entry.st_size = inode.size
+        entry.st_blocks = -(-inode.size // _BLOCK)
+        entry.st_atime_ns = inode.atime_ns
+        entry.st_mtime_ns = inode.mtime_ns
+        entry.st_ctime_ns = inode.ctime_ns
+        node.entry_of = inode
+        return entry
+
+    def _known(self, node: Node) -> pyfuse3.EntryAttributes:
+        """The same, where the kernel counts a reference."""
+        node.lookups += 1
+        return self._entry(node)
+
+    @_guarded
+    async def lookup(
+        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        try:
+            node = await self._files.lookup(parent_inode, name)
+        except NotFound:
+            return self._absent
+        return self._known(node)
+
+    @_guarded
+    async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
+        return self._entry(self._files.node(inode))
+
+    @_guarded
+    async def setattr(
+        self,
+        inode: int,
+        attr: pyfuse3.EntryAttributes,
+        fields: pyfuse3.SetattrFields,
+        fh: int | None,
+        ctx: pyfuse3.RequestContext,
+    ) -> pyfuse3.EntryAttributes:
+        new = NewAttributes(
+            mode=attr.st_mode if fields.update_mode else None,
+            uid=attr.st_uid if fields.update_uid else None,
+            gid=attr.st_gid if fields.update_gid else None,
+            size=attr.st_size if fields.update_size else None,
+            atime_ns=attr.st_atime_ns if fields.update_atime else None,
+            mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
+        )
+        return self._entry(await self._files.set_attributes(inode, new))
+
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        try:
+            for ino, count in inode_list:
+                self._files.forget(ino, count)
+        except Exception:  # forget has no answer; an exception would end the mount
+            log.exception("forget failed unexpectedly")
+
+    @_guarded
+    async def access(self, inode: int, mode: int, ctx: pyfuse3.RequestContext) -> bool:
+        return True  # default_permissions: the kernel checks
+
+    # ------------------------------------------------------------ names
+
+    @_guarded
+    async def mkdir(
+        self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        mode = 0o040000 | (mode & 0o7777)
+        return self._known(await self._files.make_node(parent_inode, name, mode, ctx.uid, ctx.gid))
+
+    @_guarded
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._known(await self._files.make_node(parent_inode, name, mode, ctx.uid, ctx.gid, rdev=rdev))
+
+    @_guarded
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        node = await self._files.make_link(parent_inode, name, target, ctx.uid, ctx.gid)
+        return self._known(node)
+
+    @_guarded
+    async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
+        return os.fsencode(await self._files.read_link(inode))
+
+    @_guarded
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
+    ) -> pyfuse3.EntryAttributes:
+        return self._known(await self._files.link(inode, new_parent_inode, new_name))
+
+    @_guarded
+    async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._files.unlink(parent_inode, name)
+
+    @_guarded
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        await self._files.rmdir(parent_inode, name)
+
+    @_guarded
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: pyfuse3.RequestContext,
+    ) -> None:
+        await self._files.rename(parent_inode_old, name_old, parent_inode_new, name_new, flags)
+
+    # ------------------------------------------------------------ directories
+
+    @_guarded
+    async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
+        return await self._files.open_directory(inode)
+
+    @_guarded
+    async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
+        for position, name, node in await self._files.entries(fh, start_id):
+            if not pyfuse3.readdir_reply(token, name, self._entry(node), position):
+                break
+            if position > 2:  # '.' and '..' give the kernel no reference
+                node.lookups += 1
+
+    @_guarded
+    async def releasedir(self, fh: int) -> None:
+        self._files.release(fh)
+
+    @_guarded
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._files.sync_directory()
+
+    # ------------------------------------------------------------ files
+
+    @_guarded
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
+    ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
+        handle, node = await self._files.create(parent_inode, name, mode, ctx.uid, ctx.gid, flags)
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._known(node)
+
+    @_guarded
+    async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        return pyfuse3.FileInfo(fh=await self._files.open(inode, flags), keep_cache=True)
+
+    @_guarded
+    async def read(self, fh: int, off: int, size: int) -> Any:
+        return await self._files.read(fh, off, size)
+
+    @_guarded
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        return await self._files.write(fh, off, buf)
+
+    @_guarded
+    async def flush(self, fh: int) -> None:
+        await self._files.flush(fh)
+
+    @_guarded
+    async def release(self, fh: int) -> None:
+        self._files.release(fh)
+
+    @_guarded
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._files.sync(fh)
+
+    # ------------------------------------------------------------ the rest
+
+    @_guarded
+    async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
+        block, blocks, free = self._files.space()
+        data = pyfuse3.StatvfsData()
+        data.f_bsize = data.f_frsize = block
+        data.f_blocks, data.f_bfree, data.f_bavail = blocks, free, free
+        data.f_files = data.f_ffree = data.f_favail = _FILES
+        data.f_namemax = FUSE_NAME_MAX
+        return data
+
+    @_guarded
+    async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
+        if name.startswith(b"system."):
+            raise NotSupported("no ACLs")
+        raise NoAttribute("not set")
+
+    @_guarded
+    async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
+        return []
+
+    @_guarded
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
+        raise NotSupported("extended attributes are not kept")
+
+    @_guarded
+    async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
+        raise NoAttribute("not set")
+
+
+class FuseMount:
+    """A mount in the kernel: made by `open`, served by `serve`, gone after `close`."""
+
+    def __init__(self, engine: Engine, mountpoint: str) -> None:
+        self._engine = engine
+        self._mountpoint = mountpoint
+        self._send, self._receive = trio.open_memory_channel[Changed](_NOTICES)
+
+    def open(self, source: str, allow_other: bool, debug: bool = False) -> None:
+        """Mount. MountError if the kernel refuses."""
+        options = set(pyfuse3.default_options)
+        options |= {f"fsname={source.replace(',', '_')}", "subtype=b2fs", "default_permissions"}
+        if allow_other:
+            options.add("allow_other")
+        if debug:
+            options.add("debug")
+        try:
+            pyfuse3.init(FuseOperations(self._engine), self._mountpoint, options)
+        except RuntimeError as error:
+            raise MountError(f"cannot mount at {self._mountpoint}: {error}") from error
+        self._engine.volume.on_change = self._changed
+
+    async def serve(self) -> None:
+        """Answer the kernel until somebody unmounts or `stop` is called."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._notify)
+            try:
+                await pyfuse3.main()
+            finally:
+                nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        """Make `serve` return; requests under way are answered first."""
+        pyfuse3.terminate()
+
+    def close(self) -> None:
+        """Unmount, even while programs hold files open."""
+        self._engine.volume.on_change = lambda changed: None
+        pyfuse3.close(unmount=True)
+
+    def _changed(self, changed: Changed) -> None:
+        try:
+            self._send.send_nowait(changed)
+        except trio.WouldBlock:
+            log.warning("too many changes at once: the kernel may show old names for up to %d s", _TIMEOUT_S)
+
+    async def _notify(self) -> None:
+        """Tell the kernel what changed, from a thread: the call waits for requests that hold the inode."""
+        async for changed in self._receive:
+            try:
+                if changed.name is None:
+                    await trio.to_thread.run_sync(pyfuse3.invalidate_inode, changed.ino, True)
+                else:
+                    pyfuse3.invalidate_entry_async(changed.ino, changed.name, ignore_enoent=True)
+            except OSError as error:
+                if error.errno != errno.ENOENT:  # ENOENT: the kernel does not know it, so it is told nothing wrong
+                    log.warning("the kernel could not be told of a change: %s", error)
