@@ -1,0 +1,288 @@
+"""The daemon: puts the layers together, serves one mount, and ends it with everything in B2.
+
+Life: state directory opened and checked → bucket found (needed on the first start only) → recovered →
+mounted, ``ready`` → SIGTERM, SIGINT, `b2fs umount` or an outside umount → drain → unmounted → drain of what
+came meanwhile → exit code and, if something is left, a manifest. A second signal skips the waiting.
+
+Nothing is deleted at the end: what is not in B2 stays in the state directory, and the next start goes on.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+import b2fs
+from b2fs.adapters.b2.process import TransferProcess
+from b2fs.adapters.b2.settings import Settings as BucketSettings
+from b2fs.adapters.disk import Disk
+from b2fs.adapters.journal import Journal
+from b2fs.config import Config
+from b2fs.core.bucket import Bucket
+from b2fs.core.inode import Defaults
+from b2fs.engine import retry
+from b2fs.engine.engine import Engine, check_owner, open_state, own, running
+from b2fs.engine.volume import Settings
+from b2fs.errors import AccessDenied, B2fsError, BucketError, ConfigError, Exit, Fault, NoBucket, NotDrained
+from b2fs.frontends.fuse import FuseMount
+from b2fs.ops import address, control, logs
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "not-in-b2.json"
+"""What a stop left behind, in the state directory; gone after a stop that left nothing."""
+
+_KNOCK_S = 0.5
+"""On a later start: how long a wrong key has to show itself before we mount without B2's answer."""
+_LAST_DRAIN_S = 5.0
+"""After the unmount: for what was written between the drain and the unmount, whatever the deadline."""
+
+
+def run(config: Config, mountpoint: str, *, ready: Callable[[], None]) -> Exit:
+    """Mount and serve until told to stop; calls `ready` once the mount answers.
+
+    OK: everything is in B2. NOT_DRAINED: the manifest says what is not. Raises `B2fsError` if it cannot
+    start, or must stop, for a reason that has a name; then nothing is mounted any more.
+    """
+    logs.set_up(config.log_level, config.log_format)
+    _raise_file_limit()
+    disk, journal = open_state(config.state_dir)
+    try:
+        known = check_owner(journal, config.endpoint, config.bucket, config.prefix)
+    except BaseException:
+        journal.close()
+        disk.close()
+        raise
+    try:
+        return trio.run(Daemon(config, mountpoint, ready).run, disk, journal, known, strict_exception_groups=True)
+    except BaseExceptionGroup as group:
+        _raise_named(group)
+        raise
+
+
+class Daemon:
+    def __init__(self, config: Config, mountpoint: str, ready: Callable[[], None]) -> None:
+        self._config = config
+        self._mountpoint = mountpoint
+        self._ready = ready
+        self._started_s = time.time()
+        self._stop = trio.Event()
+        """Somebody wants the mount to end."""
+        self._hurry = trio.CancelScope()
+        """Around the drain: cancelled by a second signal."""
+        self._drained = trio.Event()
+        self._left: list[dict[str, Any]] = []
+        """What is not in B2; valid once `_drained` is set."""
+
+    async def run(self, disk: Disk, journal: Journal, known: bool) -> Exit:
+        async with TransferProcess.open(_bucket_settings(self._config)) as bucket:
+            try:
+                online = await self._find_bucket(bucket, journal, known)
+            except BaseException:
+                journal.close()
+                disk.close()
+                raise
+            async with running(disk, journal, bucket, _engine_settings(self._config)) as engine:
+                engine.online = online
+                await self._serve(engine)
+        return self._finish()
+
+    async def _find_bucket(self, bucket: Bucket, journal: Journal, known: bool) -> bool:
+        """Whether B2 answered. On the first start it must: there is nothing to serve without it."""
+        deadline_s = _KNOCK_S if known else self._config.read_deadline
+        online = False
+        try:
+            if known:
+                with trio.move_on_after(deadline_s):
+                    own(journal, await bucket.connect())
+                    online = True
+            else:
+                log.info("first start with this state directory: asking B2 for the bucket")
+                own(journal, await retry.until(deadline_s, bucket.connect, "the bucket"))
+                online = True
+        except BucketError as error:
+            if error.fault is Fault.DENIED:
+                raise AccessDenied(str(error)) from None
+            if error.fault in (Fault.MISSING, Fault.REFUSED) or not known:
+                raise NoBucket(str(error)) from None
+        return online
+
+    # ------------------------------------------------------------ serving
+
+    async def _serve(self, engine: Engine) -> None:
+        mount = FuseMount(engine, self._mountpoint)
+        socket = os.path.join(address.runtime_dir(), address.socket_name(self._mountpoint))
+        mount.open(f"b2fs:{self._config.bucket}/{self._config.prefix}", self._config.allow_other)
+        unmounted = trio.Event()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(engine.serve)
+                nursery.start_soon(self._watch_signals)
+                nursery.start_soon(self._serve_mount, mount, unmounted)
+                await nursery.start(control.serve, socket, self._handler(engine))
+                gc.freeze()
+                log.info("serving %s from bucket %s", self._mountpoint, self._config.bucket)
+                self._ready()
+                await self._stop.wait()
+                await self._drain(engine, mount, unmounted)
+                nursery.cancel_scope.cancel()
+        finally:
+            mount.close()
+
+    async def _serve_mount(self, mount: FuseMount, unmounted: trio.Event) -> None:
+        await mount.serve()
+        unmounted.set()
+        if not self._stop.is_set():
+            log.info("%s was unmounted from outside", self._mountpoint)
+            self._stop.set()
+
+    async def _watch_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if self._stop.is_set():
+                    log.warning("second signal: not waiting for B2 any longer")
+                    self._hurry.cancel()
+                else:
+                    log.info("%s: uploading what is left, then leaving", signal.Signals(number).name)
+                    self._stop.set()
+
+    # ------------------------------------------------------------ stopping
+
+    async def _drain(self, engine: Engine, mount: FuseMount, unmounted: trio.Event) -> None:
+        timeout_s = self._config.drain_timeout or float("inf")
+        with self._hurry:
+            await engine.drain("", timeout_s)
+        mount.stop()
+        await unmounted.wait()
+        self._left = await engine.drain("", 0.0 if self._hurry.cancelled_caught else _LAST_DRAIN_S)
+        self._write_manifest()
+        self._drained.set()
+
+    def _write_manifest(self) -> None:
+        path = os.path.join(self._config.state_dir, MANIFEST)
+        if not self._left:
+            if os.path.exists(path):
+                os.unlink(path)
+            return
+        content = {"bucket": self._config.bucket, "prefix": self._config.prefix, "not_in_b2": self._left}
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, ensure_ascii=False, indent=1)
+        for entry in self._left:
+            log.error("not in B2: %s (%d bytes): %s", entry["path"], entry["size"], entry["why"])
+
+    def _finish(self) -> Exit:
+        if self._left:
+            log.error("%d changes are not in B2; they are safe in %s", len(self._left), self._config.state_dir)
+            return Exit.NOT_DRAINED
+        log.info("everything is in B2")
+        return Exit.OK
+
+    # ------------------------------------------------------------ the control socket
+
+    def _handler(self, engine: Engine) -> control.Handler:
+        async def handle(command: str, args: control.Answer, progress: control.Progress) -> control.Answer:
+            async def report() -> None:
+                dirty = engine.dirty()
+                await progress({"files": dirty["files"], "bytes": dirty["bytes"]})
+
+            if command == "status":
+                path = args.get("path")
+                return await engine.path_status(path) if path else self._status(engine)
+            if command == "stats":
+                return self._statistics(engine)
+            if command == "flush":
+                return await self._flush(engine, args.get("path") or "", report)
+            if command == "drain":
+                self._stop.set()
+                while not self._drained.is_set():
+                    await report()
+                    with trio.move_on_after(0.25):
+                        await self._drained.wait()
+                manifest = os.path.join(self._config.state_dir, MANIFEST)
+                return {"manifest": manifest} if self._left else {}
+            raise ConfigError(f"the daemon does not know the command {command!r}")
+
+        return handle
+
+    async def _flush(self, engine: Engine, path: str, report: Callable[[], Any]) -> control.Answer:
+        before = engine.uploader.counters.uploads
+        left = await engine.drain(path, self._config.drain_timeout or float("inf"), report)
+        if left:
+            raise NotDrained(f"{len(left)} changes are not in B2, for instance {left[0]['path']}: {left[0]['why']}")
+        return {"flushed": engine.uploader.counters.uploads - before}
+
+    def _status(self, engine: Engine) -> control.Answer:
+        status = engine.status()
+        if self._stop.is_set():
+            status["state"] = "draining"
+        return {
+            "mountpoint": self._mountpoint,
+            "bucket": self._config.bucket,
+            "prefix": self._config.prefix,
+            "endpoint": self._config.endpoint,
+            "state_dir": self._config.state_dir,
+            "version": b2fs.__version__,
+            "pid": os.getpid(),
+            "started_s": self._started_s,
+            **status,
+        }
+
+    def _statistics(self, engine: Engine) -> control.Answer:
+        statistics = engine.statistics()
+        statistics["dirty"]["limit"] = self._config.dirty_size
+        return statistics
+
+
+def _bucket_settings(config: Config) -> BucketSettings:
+    return BucketSettings(
+        key_id=config.key_id,
+        key=config.key.reveal(),
+        bucket=config.bucket,
+        prefix=config.prefix,
+        endpoint=config.endpoint,
+        fetch_lanes=config.fetches,
+        upload_lanes=config.uploads,
+    )
+
+
+def _engine_settings(config: Config) -> Settings:
+    return Settings(
+        defaults=Defaults(
+            uid=os.geteuid() if config.uid is None else config.uid,
+            gid=os.getegid() if config.gid is None else config.gid,
+            file_mode=config.file_mode,
+            dir_mode=config.dir_mode,
+        ),
+        prefix=config.prefix,
+        cache_size=config.cache_size,
+        quiet_s=config.quiet_period,
+        max_dirty_age_s=config.max_dirty_age,
+        read_deadline_s=config.read_deadline,
+        refresh_s=config.refresh_interval,
+        uploads=config.uploads,
+    )
+
+
+def _raise_file_limit() -> None:
+    """Every file that is being written has a descriptor, and 512 cached ones: the usual 1024 is too few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _raise_named(group: BaseExceptionGroup[BaseException]) -> None:
+    """Raise the error that has a name for the user, if one is in the group."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _raise_named(error)
+        elif isinstance(error, B2fsError):
+            raise error from None
