@@ -140,6 +140,7 @@ class Daemon:
 
     async def _serve_mount(self, mount: FuseMount, unmounted: trio.Event) -> None:
         await mount.serve()
+        mount.close()
         unmounted.set()
         if not self._stop.is_set():
             log.info("%s was unmounted from outside", self._mountpoint)
@@ -160,6 +161,8 @@ class Daemon:
     async def _drain(self, engine: Engine, mount: FuseMount, unmounted: trio.Event) -> None:
         timeout_s = self._config.drain_timeout or float("inf")
         with self._hurry:
+            with trio.move_on_after(timeout_s):
+                await mount.flush()
             await engine.drain("", timeout_s)
         mount.stop()
         await unmounted.wait()

@@ -75,8 +75,8 @@ _ID_BLOCK = 4096
 
 
 def _inode(row: Sequence[Any]) -> Inode:
-    *fields, scratch, complete = row
-    return Inode(*fields, scratch=bool(scratch), complete=bool(complete))
+    # SQLite has no booleans: the last two columns
+    return Inode(*row[:14], *map(bool, row[14:]))
 
 
 def _like(prefix: str) -> tuple[str, str]:

@@ -56,6 +56,14 @@ def decode(name: bytes) -> str:
     return text
 
 
+def can_be(name: bytes) -> bool:
+    """Whether an object of the bucket could have this name in some directory."""
+    try:
+        return unusable(name.decode()) is None and b"/" not in name
+    except UnicodeDecodeError:
+        return False
+
+
 def check_key(prefix: str, key: str, info: Mapping[str, str] | None = None) -> None:
     """Raise NameTooLong unless B2 takes this key with this fileInfo."""
     full = prefix + key

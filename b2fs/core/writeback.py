@@ -100,9 +100,22 @@ class Schedule:
         return len(self.entries)
 
     def idle(self, key: str) -> bool:
-        """Whether the key is dirty already and nobody works on it: its intent need not be written again."""
+        """Whether the key is dirty already, and no attempt was made that may have been committed with its
+        generation: then its intent need not be written again.
+        """
         entry = self.entries.get(key)
-        return entry is not None and not entry.running
+        return entry is not None and not entry.running and not entry.doubtful
+
+    def covers(self, key: str) -> bool:
+        """Whether the key, or a subtree that it is in, is dirty."""
+        if key in self.entries:
+            return True
+        end = key.find("/")
+        while end >= 0:
+            if key[: end + 1] in self.entries:
+                return True
+            end = key.find("/", end + 1)
+        return False
 
     def add(self, intent: Intent, now_s: float, *, quiet: bool = True) -> None:
         """A key became dirty (again)."""
@@ -125,18 +138,10 @@ class Schedule:
         entry = self.entries[key]
         self._put(entry, min(due_s, entry.since_s + self.max_age_s))
 
-    def hurry_key(self, key: str, now_s: float) -> None:
-        """Make a key due now, if it is dirty."""
-        entry = self.entries.get(key)
-        if entry is not None and entry.due_s > now_s:
+    def hurry(self, entry: Entry, now_s: float) -> None:
+        """Make an entry due now."""
+        if entry.due_s > now_s:
             self._put(entry, now_s)
-
-    def hurry(self, prefix: str, now_s: float) -> list[Entry]:
-        """Make the keys that start with `prefix` due now; returns them."""
-        found = [entry for key, entry in self.entries.items() if key.startswith(prefix)]
-        for entry in found:
-            self._put(entry, now_s)
-        return found
 
     def pop_due(self, now_s: float) -> Entry | None:
         """The longest due key, marked as running; the caller ends with `done` or `again`."""

@@ -25,7 +25,7 @@ from b2fs.core.change import Blob, Change
 from b2fs.core.lru import CacheIndex
 from b2fs.engine import retry
 from b2fs.engine.volume import Volume
-from b2fs.errors import B2fsError, BucketError, Fault, Unavailable
+from b2fs.errors import B2fsError, BucketError, Fault, NoSpace, ReadOnly, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -140,17 +140,24 @@ class Cache:
 
     async def _fetch(self, flight: _Flight, name: str, file_id: str, offset: int, length: int, sha1: str) -> None:
         volume = self._volume
-        self._part += 1
-        number = self._part
+        number = 0
         reserved = False
         try:
             await self.make_room(length)
             reserved = True
 
-            async def attempt() -> None:
-                await volume.bucket.fetch(file_id, volume.disk.part_path(number), offset, length, sha1)
+            async def attempt() -> int:
+                # a path of its own: an attempt that was given up may still be writing into its file
+                self._part += 1
+                mine = self._part
+                try:
+                    await volume.bucket.fetch(file_id, volume.disk.part_path(mine), offset, length, sha1)
+                except BaseException:
+                    volume.seam.inline(volume.disk.drop_part, mine)
+                    raise
+                return mine
 
-            await retry.until(volume.settings.read_deadline_s, attempt, "the content")
+            number = await retry.until(volume.settings.read_deadline_s, attempt, "the content")
             await self._arrived(number, name, offset, length)
         except BucketError as error:
             if error.fault is Fault.MISSING:
@@ -166,7 +173,8 @@ class Cache:
                 self.index.release(length)
                 self._room.set()
             del self._flights[name]
-            volume.seam.inline(volume.disk.drop_part, number)
+            if number:
+                volume.seam.inline(volume.disk.drop_part, number)
             flight.done.set()
 
     async def _arrived(self, number: int, name: str, offset: int, length: int) -> None:
@@ -185,7 +193,7 @@ class Cache:
         if not self.index.is_hot(name) and (old := self._volume.journal.blob(name)) is not None:
             self.index.forget_cold(old.size)
         self.index.add(name, size)
-        self._volume.commit(Change(blobs=[Blob(name, size, int(time.time()))]))
+        self._note(Change(blobs=[Blob(name, size, int(time.time()))]))
 
     def adopt(self, name: str, size: int) -> None:
         """A staged file became a blob (its row is committed): room for it is made afterwards."""
@@ -228,8 +236,17 @@ class Cache:
             self._volume.seam.inline(self._volume.disk.drop_blob, name)
         self.counters.evictions += len(gone)
         if gone:
-            self._volume.commit(Change(lost_blobs=gone))
+            self._note(Change(lost_blobs=gone))
         return wanted <= 0
+
+    def _note(self, change: Change) -> None:
+        """Keep the journal's list of blobs. Where it cannot be written, reads go on all the same: a row without
+        a file is a miss, a file without a row is swept at the next start.
+        """
+        try:
+            self._volume.commit(change)
+        except (NoSpace, ReadOnly) as error:
+            log.warning("the list of cached files cannot be kept: %s", error)
 
     def rename(self, old_id: str, new_id: str) -> None:
         """The content of one version became that of another: keep what lies here under the new name."""
@@ -245,7 +262,7 @@ class Cache:
                 change.lost_blobs.append(blob.name)
                 change.blobs.append(Blob(new, blob.size, int(time.time())))
         if change.blobs:
-            self._volume.commit(change)
+            self._note(change)
 
     def _close(self, name: str) -> None:
         fd = self._files.pop(name, None)
@@ -261,7 +278,7 @@ class Cache:
         for name in self.index.hot_names():
             if (blob := self._volume.journal.blob(name)) is not None:
                 change.blobs.append(Blob(name, blob.size, now))
-        self._volume.commit(change)
+        self._note(change)
 
     def statistics(self) -> dict[str, Any]:
         return {

@@ -276,8 +276,9 @@ class Content:
         already confirmed, dropped; everything else goes on as it was.
         """
         volume, disk = self._volume, self._volume.disk
-        scratches, staged = set(), set()
-        for inode in volume.journal.dirty_inodes():
+        scratches, staged, change = set(), set(), Change()
+        for found in volume.journal.dirty_inodes():
+            inode = found
             if inode.scratch:
                 try:
                     stat = os.stat(disk.scratch_path(inode.ino))
@@ -290,7 +291,9 @@ class Content:
                 yield f"the content staged as {inode.staged} is gone from {disk.root}/staged"
                 inode = replace(inode, staged=0)
             staged.add(inode.staged)
-            volume.journal.commit(Change(inodes=[inode]))
+            if inode != found:
+                change.inodes.append(inode)
+        volume.journal.commit(change)
         for ino in set(disk.numbers("scratch")) - scratches:
             disk.drop_scratch(ino)
         for number in set(disk.numbers("staged")) - staged:

@@ -130,12 +130,12 @@ class Engine:
     # ------------------------------------------------------------ the end
 
     async def drain(
-        self, prefix: str = "", deadline_s: float = float("inf"), report: Callable[[int], Awaitable[None]] | None = None
+        self, path: str = "", deadline_s: float = float("inf"), report: Callable[[], Awaitable[None]] | None = None
     ) -> list[dict[str, Any]]:
-        """Bring everything below `prefix` into B2; what is left of it after `deadline_s` (empty: nothing)."""
+        """Bring everything at or below `path` into B2; what is left of it after `deadline_s` (empty: nothing)."""
         with trio.move_on_after(deadline_s):
-            await self.uploader.drain(prefix, report)
-        return [entry for entry in self.uploader.left() if entry["path"].startswith(prefix)]
+            await self.uploader.drain(path, report)
+        return self.uploader.left(path)
 
     # ------------------------------------------------------------ looking at it
 

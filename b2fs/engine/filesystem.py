@@ -32,6 +32,7 @@ from b2fs.errors import (
     BadName,
     Invalid,
     IsDirectory,
+    NameTooLong,
     NotDirectory,
     NotFound,
     NotPermitted,
@@ -85,6 +86,8 @@ class FileSystem:
     async def lookup(self, parent: int, name: bytes) -> Node:
         """NotFound only if the name is proven absent."""
         directory = self._tree.node(parent)
+        if len(name) > names.FUSE_NAME_MAX:
+            raise NameTooLong(f"a name has at most {names.FUSE_NAME_MAX} bytes")
         if name == b".":
             return directory
         if name == b"..":
@@ -93,7 +96,8 @@ class FileSystem:
             await self._volume.load(directory)
         node = self._tree.child(directory, name)
         if node is None and not directory.inode.complete:
-            names.decode(name)  # a name that no object can have need not be looked for
+            if not names.can_be(name):
+                raise NotFound("no object can have this name")
             await self._listing.need(directory)
             node = self._tree.child(directory, name)
         if node is None:

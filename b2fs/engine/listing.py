@@ -201,7 +201,7 @@ class Listing:
             key, version.file_id, version.size, version.sha1, version.uploaded_ms, attributes(described),
             volume.journal.next_number(),
         )  # fmt: skip
-        if key in volume.schedule.entries:
+        if volume.schedule.covers(key):
             log.warning("%r was changed in the bucket and here; ours goes on top, theirs is the version below", key)
             volume.commit(Change(objects=[row]))
             return
@@ -257,14 +257,14 @@ class Listing:
     async def _missing(self, row: ObjectRow) -> None:
         """An object that we know is not listed: believe it only if it is not one of our own recent ones."""
         volume, key = self._volume, row.key
-        if key in volume.schedule.entries:
+        if volume.schedule.covers(key):
             return
         if row.generation >= volume.start_generation:
             version = await volume.bucket.head(key)
             if version is not None:
                 return
             current = volume.journal.object(key)
-            if current != row or key in volume.schedule.entries:
+            if current != row or volume.schedule.covers(key):
                 return
         change = Change(lost_objects=[key])
         directory, name = names.split(key)
@@ -286,7 +286,7 @@ class Listing:
         while path:
             node = await volume.resolve(names.marker(path))
             key = names.marker(path)
-            if node is None or key in volume.schedule.entries or not node.inode.complete:
+            if node is None or volume.schedule.covers(key) or not node.inode.complete:
                 return
             await volume.load(node)
             row = volume.journal.object(key)
@@ -307,7 +307,7 @@ class Listing:
 
         NotDirectory if a file has its name or that of one above it.
         """
-        volume, ino = self._volume, ROOT
+        ino = ROOT
         for part in path.split("/") if path else ():
             name = part.encode()
             await self._settled(ino)
@@ -340,6 +340,7 @@ class Listing:
         )  # fmt: skip
         volume.commit(Change(inodes=[inode, replace(above, nlink=above.nlink + 1)], links=[(parent, name, ino)]))
         volume.on_change(Changed(parent, name))
+        volume.on_change(Changed(parent, None))
         return ino
 
     async def _settled(self, ino: int) -> None:

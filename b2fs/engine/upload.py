@@ -25,7 +25,7 @@ from msgspec.structs import replace
 from b2fs.core import chunks, names
 from b2fs.core.bucket import Version
 from b2fs.core.change import Blob, Change, ObjectRow
-from b2fs.core.inode import Inode, attributes, content_type, operation_of, to_info
+from b2fs.core.inode import Inode, attributes, content_type, from_version, operation_of, to_info
 from b2fs.core.tree import Node
 from b2fs.core.writeback import Entry, Step, plan
 from b2fs.engine import retry
@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _EMPTY_SHA1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
 _BATCH = 200
 """Keys of an expanded subtree that are committed at once, between two looks at other work."""
+_LOOK_S = 0.25
+"""How often a drain looks at what is left, at least."""
 _WAIT_S = 0.5
 """Pause before a key that must wait for another one is looked at again."""
 _ORDER_S = 2.0
@@ -150,7 +152,7 @@ class Uploader:
             self.counters.skipped += 1
             self._confirm(key, generation, node, live, row)
         else:
-            version = await self._lost_answer(entry, live) if entry.doubtful else None
+            version = await self._lost_answer(key, generation, live) if entry.doubtful else None
             if version is None:
                 version = await (self._copy if step is Step.COPY else self._upload)(key, generation, live)
             overtaken = row is not None and version.uploaded_ms < row.uploaded_ms
@@ -203,14 +205,16 @@ class Uploader:
         self.counters.copies += 1
         return version
 
-    async def _lost_answer(self, entry: Entry, live: Inode) -> Version | None:
+    async def _lost_answer(self, key: str, generation: int, live: Inode) -> Version | None:
         """The version that an earlier attempt made without our hearing of it, if there is one."""
-        version = await self._volume.bucket.head(entry.key)
-        ours = self._operation(entry.generation)
-        if version is None or operation_of(version.info) != ours or version.size != live.size:
+        version = await self._volume.bucket.head(key)
+        if version is None or operation_of(version.info) != self._operation(generation):
+            return None
+        described = from_version(version, live.ino, self._volume.settings.defaults)
+        if attributes(described) != attributes(live) or live.is_file and version.sha1 != (live.sha1 or _EMPTY_SHA1):
             return None
         self.counters.adopted += 1
-        log.info("%r was in B2 already, only the answer had been lost", entry.key)
+        log.info("%r was in B2 already, only the answer had been lost", key)
         return version
 
     def _operation(self, generation: int) -> str:
@@ -256,56 +260,54 @@ class Uploader:
                 dirty.add(names.marker(key + path) if is_dir else key + path)
         for batch in _batches(sorted(dirty), _BATCH):
             volume.commit(Change(dirty=batch))
-            for name in batch:
-                volume.schedule.hurry_key(name, trio.current_time())
             await trio.lowlevel.checkpoint()
         volume.commit(Change(settled=[(key, generation)]))
 
     # ------------------------------------------------------------ waiting for the end
 
-    async def drain(self, prefix: str = "", report: Callable[[int], Awaitable[None]] | None = None) -> None:
-        """Return once every key below `prefix` that was dirty at the call is in line; cancel it to give up.
+    async def drain(self, path: str = "", report: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Return once every key at or below `path` ('': all) is in line; cancel it to give up.
 
-        Files are sealed even if a program still writes. Keys that B2 refuses are tried once more, then
-        left: see `left`.
+        Files are sealed even if a program still writes. What B2 refuses is tried once more, then left.
         """
         volume = self._volume
-        for entry in volume.schedule.hurry(prefix, trio.current_time()):
+        for entry in self._waiting(path):
             entry.attempts = 0
+            volume.schedule.hurry(entry, trio.current_time())
         self.hurrying += 1
-        volume.work.set()
         try:
-            while waiting := self._unfinished(prefix):
+            while waiting := [entry for entry in self._waiting(path) if not (entry.lasting and entry.attempts)]:
                 if report is not None:
-                    await report(len(waiting))
+                    await report()
                 for entry in waiting:
-                    if not entry.error and not entry.running:
-                        volume.schedule.hurry_key(entry.key, trio.current_time())
+                    if not entry.error:
+                        volume.schedule.hurry(entry, trio.current_time())
                 volume.work.set()
                 self._finished = trio.Event()
-                with trio.move_on_after(0.25):
+                with trio.move_on_after(_LOOK_S):
                     await self._finished.wait()
         finally:
             self.hurrying -= 1
 
-    def _unfinished(self, prefix: str) -> list[Entry]:
-        entries = self._volume.schedule.entries
-        return [e for k, e in entries.items() if k.startswith(prefix) and not (e.lasting and e.attempts)]
-
-    def left(self) -> list[dict[str, Any]]:
-        """What is not in B2, for the manifest: key, bytes, SHA-1 where known, why."""
+    def left(self, path: str = "") -> list[dict[str, Any]]:
+        """What is not in B2 at or below `path`, for the manifest: key, bytes, SHA-1 where known, why."""
         found = []
-        for key, entry in sorted(self._volume.schedule.entries.items()):
-            row = self._volume.journal.path_inode(key)
+        for entry in sorted(self._waiting(path), key=lambda entry: entry.key):
+            row = self._volume.journal.path_inode(entry.key)
             found.append(
                 {
-                    "path": key,
-                    "size": row.size if row else 0,
-                    "sha1": row.sha1 if row else "",
+                    "path": entry.key,
+                    "size": row.size if row is not None else 0,
+                    "sha1": row.sha1 if row is not None else "",
                     "why": entry.error or "not uploaded yet",
                 }
             )
         return found
+
+    def _waiting(self, path: str) -> list[Entry]:
+        entries = self._volume.schedule.entries
+        below = path + "/" if path else ""
+        return [entry for key, entry in entries.items() if key == path or key.startswith(below)]
 
 
 def _row(version: Version, live: Inode, generation: int) -> ObjectRow:

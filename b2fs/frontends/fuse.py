@@ -11,11 +11,12 @@ Rules
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import logging
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import pyfuse3
@@ -45,7 +46,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _guarded(handler: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def _guarded(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
     @functools.wraps(handler)
     async def boundary(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
@@ -80,9 +81,9 @@ class FuseOperations(pyfuse3.Operations):
     def _entry(self, node: Node) -> pyfuse3.EntryAttributes:
         """The kernel's form of a node's attributes, rebuilt only if they changed."""
         inode = node.inode
-        if node.entry_of is inode:
-            return node.entry
-        entry = node.entry
+        entry: pyfuse3.EntryAttributes | None = node.entry
+        if entry is not None and node.entry_of is inode:
+            return entry
         if entry is None:
             entry = node.entry = pyfuse3.EntryAttributes()
             entry.st_ino = inode.ino
@@ -296,6 +297,7 @@ class FuseMount:
         self._engine = engine
         self._mountpoint = mountpoint
         self._send, self._receive = trio.open_memory_channel[Changed](_NOTICES)
+        self._is_open = False
 
     def open(self, source: str, allow_other: bool, debug: bool = False) -> None:
         """Mount. MountError if the kernel refuses."""
@@ -309,6 +311,7 @@ class FuseMount:
             pyfuse3.init(FuseOperations(self._engine), self._mountpoint, options)
         except RuntimeError as error:
             raise MountError(f"cannot mount at {self._mountpoint}: {error}") from error
+        self._is_open = True
         self._engine.volume.on_change = self._changed
 
     async def serve(self) -> None:
@@ -324,8 +327,15 @@ class FuseMount:
         """Make `serve` return; requests under way are answered first."""
         pyfuse3.terminate()
 
+    async def flush(self) -> None:
+        """Have the kernel write what it holds of shared memory maps. Only while `serve` runs."""
+        await trio.to_thread.run_sync(_syncfs, self._mountpoint, abandon_on_cancel=True)
+
     def close(self) -> None:
-        """Unmount, even while programs hold files open."""
+        """Unmount, even while programs hold files open. A second call does nothing."""
+        if not self._is_open:
+            return
+        self._is_open = False
         self._engine.volume.on_change = lambda changed: None
         pyfuse3.close(unmount=True)
 
@@ -346,3 +356,16 @@ class FuseMount:
             except OSError as error:
                 if error.errno != errno.ENOENT:  # ENOENT: the kernel does not know it, so it is told nothing wrong
                     log.warning("the kernel could not be told of a change: %s", error)
+
+
+def _syncfs(path: str) -> None:
+    """syncfs(2), which Python does not have. Waits for the daemon: never on the loop's thread."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        log.warning("the kernel could not be asked for its last pages: %s", error)
+        return
+    try:
+        ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
+    finally:
+        os.close(descriptor)
