@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from b2fs.adapters import disk as disk_module
 from b2fs.core import chunks
 from b2fs.core.change import Change
+from b2fs.core.inode import Inode
 from b2fs.core.tree import Node
 from b2fs.engine.cache import Cache
 from b2fs.engine.volume import Volume
@@ -229,26 +230,28 @@ class Content:
 
     # ------------------------------------------------------------ sealing
 
-    async def seal(self, node: Node) -> None:
+    async def seal(self, node: Node) -> Inode:
         """Turn scratch into staged: immutable, named by a generation, with its SHA-1 in the journal.
 
-        A write that comes meanwhile is either in the sealed content or in a new scratch file.
+        Returns the inode as it was sealed. A write that comes meanwhile is either in the sealed content or in
+        a new scratch file, which shadows it.
         """
         for _ in range(_HASH_TRIES):
             if not node.inode.scratch:
-                return
+                break
             writes = node.writes
-            sha1 = await self._sha1(self._volume.disk.scratch_path(node.ino), node.inode.size)
+            sha1 = await self.sha1(self._volume.disk.scratch_path(node.ino), node.inode.size)
             if node.writes == writes and node.inode.scratch:
-                self._freeze(node, sha1)
-                return
-        if node.inode.scratch:  # somebody writes all the time: freeze what there is, hash it then
-            staged = self._freeze(node, "")
-            sha1 = await self._sha1(self._volume.disk.staged_path(staged), node.inode.size)
-            if node.inode.staged == staged:
-                self._volume.commit(Change(inodes=[replace(node.inode, sha1=sha1)]))
+                return self._freeze(node, sha1)
+        # somebody writes all the time, or the last run ended here: hash what is frozen
+        sealed = self._freeze(node, "") if node.inode.scratch else node.inode
+        if sealed.staged and not sealed.sha1:
+            sealed = replace(sealed, sha1=await self.sha1(self._volume.disk.staged_path(sealed.staged), sealed.size))
+            if node.inode.staged == sealed.staged:
+                self._volume.commit(Change(inodes=[replace(node.inode, sha1=sealed.sha1)]))
+        return sealed
 
-    def _freeze(self, node: Node, sha1: str) -> int:
+    def _freeze(self, node: Node, sha1: str) -> Inode:
         """The step that makes scratch immutable; no suspension in it."""
         volume = self._volume
         self.stamp(node)
@@ -260,9 +263,10 @@ class Content:
         volume.seam.inline(volume.disk.drop_scratch, node.ino)
         if before:
             volume.seam.inline(volume.disk.drop_staged, before)
-        return staged
+        return node.inode
 
-    async def _sha1(self, path: str, size: int) -> str:
+    async def sha1(self, path: str, size: int) -> str:
+        """Hex SHA-1 of a file of `size` bytes."""
         if size <= _INLINE_COPY:
             return self._volume.seam.inline(disk_module.sha1_of, path)
         return await self._volume.seam.thread(disk_module.sha1_of, path)

@@ -65,6 +65,8 @@ class Uploader:
         self._content = content
         self._slots = trio.Semaphore(volume.settings.uploads)
         self._finished = trio.Event()
+        self._failing = False
+        """Some key waits for its next attempt after a failure."""
         self.counters = Counters()
         self.hurrying = 0
         """While above 0 (a drain or flush runs), files are sealed even if a program holds them open."""
@@ -98,6 +100,7 @@ class Uploader:
             pause_s = await self._reconcile(entry, generation)
             if pause_s is None:
                 self._volume.schedule.done(entry, generation)
+                self._recovered()
             else:
                 self._again(entry, pause_s)
         except BucketError as error:
@@ -113,11 +116,20 @@ class Uploader:
             self._slots.release()
             self._finished.set()
 
+    def _recovered(self) -> None:
+        """B2 works: what failed while it did not need not wait out its pause."""
+        if self._failing:
+            self._failing = False
+            for entry in self._volume.schedule.entries.values():
+                if entry.error and not entry.lasting:
+                    self._volume.schedule.hurry(entry, trio.current_time())
+
     def _again(self, entry: Entry, pause_s: float, error: str = "", lasting: bool = False) -> None:
         if error and (lasting or entry.attempts == 0):
             level = logging.WARNING if lasting else logging.INFO
             log.log(level, "%r (generation %d) is not in B2 yet: %s", entry.key, entry.generation, error)
         entry.lasting = lasting
+        self._failing = self._failing or bool(error)
         self._volume.schedule.again(entry, trio.current_time() + pause_s, error)
 
     # ------------------------------------------------------------ one key
@@ -134,10 +146,11 @@ class Uploader:
                 age_left_s = entry.since_s + self._volume.schedule.max_age_s - trio.current_time()
                 if age_left_s > 0:
                     return min(age_left_s, max(self._volume.schedule.quiet_s, 0.1))
-            await self._content.seal(node)
-            if await self._volume.resolve(key) is not node or node.inode.scratch:
-                return 0.0  # it was renamed, removed or written to while it was sealed: look again
-        live = node.inode if node is not None else None
+        live = None
+        if node is not None:
+            live = await self._content.seal(node)
+            if await self._volume.resolve(key) is not node:
+                return 0.0  # it was renamed or removed while it was sealed: look again
         row = self._volume.journal.object(key)
         cached = live is not None and self._cache.whole_path(live.file_id) is not None
         needed = row is not None and self._volume.journal.lives_in(row.file_id) is not None
@@ -183,8 +196,9 @@ class Uploader:
         if live.is_file and live.size and live.staged:
             path, size, sha1 = volume.disk.staged_path(live.staged), live.size, live.sha1
         elif live.is_file and live.size:
-            own, size, sha1 = volume.journal.next_number(), live.size, live.sha1
+            own, size = volume.journal.next_number(), live.size
             path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
+            sha1 = live.sha1 or await self._content.sha1(path, size)
         else:
             data = live.target.encode() if live.is_link else b""
             own, size, sha1 = volume.journal.next_number(), len(data), _sha1(data)
@@ -201,7 +215,12 @@ class Uploader:
     async def _copy(self, key: str, generation: int, live: Inode) -> Version:
         info, kind = to_info(live, self._operation(generation)), content_type(live)
         names.check_key(self._volume.settings.prefix, key, info)
-        version = await self._volume.bucket.copy(live.file_id, key, live.size, info, kind)
+        try:
+            version = await self._volume.bucket.copy(live.file_id, key, live.size, info, kind)
+        except BucketError as error:
+            if error.fault is not Fault.MISSING or self._cache.whole_path(live.file_id) is None:
+                raise
+            return await self._upload(key, generation, live)  # the version is gone from the bucket, not from here
         self.counters.copies += 1
         return version
 
@@ -226,24 +245,21 @@ class Uploader:
         if row is not None:
             change.objects.append(row)
         now = node.inode
-        clean = row is not None and live.is_file and now.staged == live.staged and now.file_id == live.file_id
-        if row is not None and clean:
-            sha1 = now.sha1 if now.sha1 else row.sha1
-            change.inodes.append(replace(now, file_id=row.file_id, staged=0, sha1=sha1))
-        if row is None or not clean:
+        if row is None or not live.is_file or not _holds(now, live, row):
             volume.commit(change)
             return
-        kept = live.staged > 0 and 0 < live.size <= volume.settings.cache_size
+        change.inodes.append(replace(now, file_id=row.file_id, staged=0, sha1=now.sha1 or row.sha1))
+        kept = live.staged == now.staged and live.staged > 0 and 0 < live.size <= volume.settings.cache_size
         if kept:
             change.blobs.append(Blob(chunks.whole(row.file_id), live.size, volume.now_ns() // 10**9))
         volume.commit(change)
         if kept:
             volume.seam.inline(volume.disk.staged_to_blob, live.staged, chunks.whole(row.file_id))
             self._cache.adopt(chunks.whole(row.file_id), live.size)
-        elif live.staged:
-            volume.seam.inline(volume.disk.drop_staged, live.staged)
-        elif live.file_id and live.file_id != row.file_id:
-            self._cache.rename(live.file_id, row.file_id)
+        elif now.staged:
+            volume.seam.inline(volume.disk.drop_staged, now.staged)
+        elif now.file_id and now.file_id != row.file_id:
+            self._cache.rename(now.file_id, row.file_id)
 
     # ------------------------------------------------------------ subtrees
 
@@ -308,6 +324,16 @@ class Uploader:
         entries = self._volume.schedule.entries
         below = path + "/" if path else ""
         return [entry for key, entry in entries.items() if key == path or key.startswith(below)]
+
+
+def _holds(now: Inode, live: Inode, row: ObjectRow) -> bool:
+    """Whether the version of `row`, made from `live`, is (the base of) the content that the inode has `now`.
+
+    The two differ when the file was renamed meanwhile, and the other name was faster.
+    """
+    if now.staged == live.staged and now.file_id == live.file_id:
+        return True
+    return not now.staged and not now.scratch and now.size == row.size and now.sha1 == row.sha1 != ""
 
 
 def _row(version: Version, live: Inode, generation: int) -> ObjectRow:
