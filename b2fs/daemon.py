@@ -202,7 +202,7 @@ class Daemon:
                 path = args.get("path")
                 return await engine.path_status(path) if path else self._status(engine)
             if command == "stats":
-                return self._statistics(engine)
+                return engine.statistics()
             if command == "flush":
                 return await self._flush(engine, args.get("path") or "", report)
             if command == "drain":
@@ -240,11 +240,6 @@ class Daemon:
             **status,
         }
 
-    def _statistics(self, engine: Engine) -> control.Answer:
-        statistics = engine.statistics()
-        statistics["dirty"]["limit"] = self._config.dirty_size
-        return statistics
-
 
 def _bucket_settings(config: Config) -> BucketSettings:
     return BucketSettings(
@@ -268,6 +263,7 @@ def _engine_settings(config: Config) -> Settings:
         ),
         prefix=config.prefix,
         cache_size=config.cache_size,
+        dirty_size=config.dirty_size,
         quiet_s=config.quiet_period,
         max_dirty_age_s=config.max_dirty_age,
         read_deadline_s=config.read_deadline,

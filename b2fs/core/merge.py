@@ -34,7 +34,7 @@ def compare(known: Mapping[str, ObjectRow], listed: Iterable[Version], began: in
     for version in listed:
         seen.add(version.key)
         row = known.get(version.key)
-        if row is None or _is_newer(version, row, began):
+        if is_news(version, row, began):
             news.changed.append(version)
     for key, row in known.items():
         if row.file_id and key not in seen and row.generation < began:
@@ -42,7 +42,10 @@ def compare(known: Mapping[str, ObjectRow], listed: Iterable[Version], began: in
     return news
 
 
-def _is_newer(version: Version, row: ObjectRow, began: int) -> bool:
+def is_news(version: Version, row: ObjectRow | None, began: int) -> bool:
+    """Whether a listed version is newer than our row of its key."""
+    if row is None:
+        return True
     if version.file_id == row.file_id:
         return False
     if row.generation >= began:

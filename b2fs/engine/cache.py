@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 _OPEN_FILES = 512
 """Blobs whose descriptors are kept open between reads."""
 _COLD_BATCH = 64
+_GIVE_WAY = 16 * 1024 * 1024
+"""Bytes that are evicted at least when the disk is full, so that it is not asked for again at once."""
 
 
 class Counters(msgspec.Struct):
@@ -238,6 +240,12 @@ class Cache:
         if gone:
             self._note(Change(lost_blobs=gone))
         return wanted <= 0
+
+    def give_way(self, size: int) -> bool:
+        """The disk is full: evict `size` bytes and some more, whatever the limit says; whether any were there."""
+        before = self.index.used
+        self._evict(max(size, _GIVE_WAY))
+        return self.index.used < before
 
     def _note(self, change: Change) -> None:
         """Keep the journal's list of blobs. Where it cannot be written, reads go on all the same: a row without

@@ -107,24 +107,35 @@ class Content:
         """
         if offset + len(data) > _MAX_FILE:
             raise TooLarge("B2 keeps files of up to 10 TB")
+        volume = self._volume
+        await volume.room(offset + len(data) - node.inode.size)
         if node.fd < 0:
             await self._make_scratch(node, node.inode.size)
-        self._volume.seam.inline(_pwrite_all, node.fd, data, offset)
-        inode, now = node.inode, self._volume.now_ns()
-        node.inode = replace(inode, size=max(inode.size, offset + len(data)), mtime_ns=now, ctime_ns=now)
-        node.writes += 1
+        try:
+            volume.seam.inline(_pwrite_all, node.fd, data, offset)
+        except NoSpace:  # the disk itself is full: clean bytes give way, if there are any
+            if not self._cache.give_way(len(data)):
+                raise
+            volume.seam.inline(_pwrite_all, node.fd, data, offset)
+        self._changed(node, max(node.inode.size, offset + len(data)))
         return len(data)
 
     async def truncate(self, node: Node, size: int) -> None:
         """Cut or extend (with zeros) to `size`. Only what is kept is fetched."""
         if size > _MAX_FILE:
             raise TooLarge("B2 keeps files of up to 10 TB")
+        await self._volume.room(size - node.inode.size)
         if node.fd < 0:
             await self._make_scratch(node, min(size, node.inode.size))
         self._volume.seam.inline(_truncate, node.fd, size)
+        self._changed(node, size)
+
+    def _changed(self, node: Node, size: int) -> None:
+        """The scratch file was written: its inode says so, in memory (on disk the file's own stat does)."""
         now = self._volume.now_ns()
         node.inode = replace(node.inode, size=size, mtime_ns=now, ctime_ns=now)
         node.writes += 1
+        self._volume.budget.set(("scratch", node.ino), size)
 
     async def _make_scratch(self, node: Node, keep: int) -> None:
         """Have an open scratch file that starts with the first `keep` bytes of the content."""
@@ -144,12 +155,14 @@ class Content:
 
     async def _clone_to_scratch(self, node: Node, keep: int) -> None:
         volume = self._volume
+        await volume.room(keep)
         fd = volume.seam.inline(volume.disk.make_scratch, node.ino)
         try:
             if keep:
                 await self._copy_content(node, fd, keep)
             inode = replace(node.inode, scratch=True, size=keep)
             volume.commit(volume.tree.plan_attributes(node, inode))
+            volume.budget.set(("scratch", node.ino), keep)
         except BaseException:
             os.close(fd)
             volume.disk.drop_scratch(node.ino)
@@ -225,8 +238,10 @@ class Content:
         disk = self._volume.disk
         if node.inode.scratch:
             self._volume.seam.inline(disk.drop_scratch, node.ino)
+            self._volume.free("scratch", node.ino)
         if node.inode.staged:
             self._volume.seam.inline(disk.drop_staged, node.inode.staged)
+            self._volume.free("staged", node.inode.staged)
 
     # ------------------------------------------------------------ sealing
 
@@ -261,8 +276,11 @@ class Content:
         os.close(node.fd)
         node.fd = -1
         volume.seam.inline(volume.disk.drop_scratch, node.ino)
+        volume.budget.set(("staged", staged), node.inode.size)
+        volume.free("scratch", node.ino)
         if before:
             volume.seam.inline(volume.disk.drop_staged, before)
+            volume.free("staged", before)
         return node.inode
 
     async def sha1(self, path: str, size: int) -> str:
@@ -288,12 +306,17 @@ class Content:
                     stat = os.stat(disk.scratch_path(inode.ino))
                     inode = replace(inode, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
                     scratches.add(inode.ino)
+                    volume.budget.set(("scratch", inode.ino), stat.st_size)
                 except FileNotFoundError:
                     inode = replace(inode, scratch=False)
                     yield f"the content written to inode {inode.ino} is gone from {disk.root}/scratch"
-            if inode.staged and not os.path.exists(disk.staged_path(inode.staged)):
-                yield f"the content staged as {inode.staged} is gone from {disk.root}/staged"
-                inode = replace(inode, staged=0)
+            if inode.staged:
+                try:
+                    size = os.stat(disk.staged_path(inode.staged)).st_size
+                    volume.budget.set(("staged", inode.staged), size)
+                except FileNotFoundError:
+                    yield f"the content staged as {inode.staged} is gone from {disk.root}/staged"
+                    inode = replace(inode, staged=0)
             staged.add(inode.staged)
             if inode != found:
                 change.inodes.append(inode)

@@ -170,14 +170,11 @@ class Engine:
     def dirty(self) -> dict[str, Any]:
         """What is not in B2: number of keys, bytes of content, age of the oldest change."""
         volume = self.volume
-        size = 0
-        for inode in volume.journal.dirty_inodes():
-            node = volume.tree.nodes.get(inode.ino)
-            size += node.inode.size if node is not None else inode.size
         since = min((e.since_ns for e in volume.schedule.entries.values()), default=volume.now_ns())
         return {
             "files": len(volume.schedule),
-            "bytes": size,
+            "bytes": volume.budget.used,
+            "limit": volume.budget.limit,
             "oldest_age_s": max(0.0, (volume.now_ns() - since) / 1e9),
         }
 

@@ -102,10 +102,16 @@ class FileSystem:
             node = self._tree.child(directory, name)
         if node is None:
             raise NotFound(f"no {name!r} here")
+        if node.inode.is_dir and not node.inode.complete:
+            await self._listing.need(node)
         return node
 
-    def node(self, ino: int) -> Node:
-        return self._tree.node(ino)
+    async def attributes(self, ino: int) -> Node:
+        """The node of an inode, its attributes known. The root's are shown as they are, so that a mount answers."""
+        node = self._tree.node(ino)
+        if node.inode.is_dir and not node.inode.complete and ino != ROOT:
+            await self._listing.need(node)
+        return node
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel dropped `count` references."""

@@ -6,6 +6,7 @@ Rules
   whole bucket (flat, in the background: one request per thousand names, whatever the directories).
   What changed here and is not in B2 yet wins over the listing; the other's version stays in the bucket's
   history and is reported.
+  A directory's attributes are in its marker, so they too are only believed once it is complete.
   A changed object is a new inode: who has the old one open goes on reading the old version.
   Merging works in slices, so that file operations pass in between.
 
@@ -24,7 +25,7 @@ from b2fs.core import names
 from b2fs.core.bucket import Page, Version
 from b2fs.core.change import Change, ObjectRow
 from b2fs.core.inode import ROOT, Inode, attributes, from_version
-from b2fs.core.merge import compare
+from b2fs.core.merge import compare, is_news
 from b2fs.core.tree import Node
 from b2fs.engine import retry
 from b2fs.engine.volume import Changed, Volume
@@ -39,6 +40,9 @@ _SLICE = 50
 _PAGES_PER_REFRESH_INTERVAL = 20
 """A bucket of more pages is listed less often, so that refreshing costs no more than 20 class C
 transactions per interval (at the default of 10 minutes: what B2 gives for free)."""
+_PATIENCE_S = 3.0
+"""How long somebody who looks into a directory waits for the listing of the whole bucket to pass it, before
+that directory is listed by itself: for most buckets the one listing is there sooner, and costs less."""
 _TOMBSTONE_MS = 24 * 3600 * 1000
 """How long we remember that we hid a key; no listing is staler than that."""
 
@@ -55,12 +59,22 @@ class Listing:
         """Objects seen by the last whole listing, or by the running one so far."""
         self.last_error = ""
         self._wanted = trio.Event()
+        self._cursor: str | None = ""
+        """Up to where the running listing has come; None: to the end."""
+        self._progress = trio.Event()
+        """Set when `_cursor` moved or the listing ended; replaced by who sets it."""
 
     # ------------------------------------------------------------ one directory
 
     async def need(self, node: Node) -> None:
         """Have all names of a directory. Unavailable if B2 does not give them in time."""
         await self._volume.load(node)
+        with trio.move_on_after(_PATIENCE_S):
+            while self.running and not node.inode.complete:
+                if self._has_passed(node):
+                    self._volume.commit(Change(inodes=[replace(node.inode, complete=True)]))
+                    return
+                await self._progress.wait()
         while not node.inode.complete:
             waiting = self._completing.get(node.ino)
             if waiting is not None:
@@ -72,6 +86,13 @@ class Listing:
             finally:
                 del self._completing[node.ino]
                 done.set()
+
+    def _has_passed(self, node: Node) -> bool:
+        """Whether the running listing has merged everything below a directory."""
+        if self._cursor is None:
+            return True
+        prefix = self._volume.tree.path(node) + "/"
+        return prefix != "/" and self._cursor > prefix and not self._cursor.startswith(prefix)
 
     async def _list_directory(self, node: Node) -> None:
         volume = self._volume
@@ -148,6 +169,7 @@ class Listing:
         """Merge one listing of the whole bucket; how many pages it had. BucketError: tried, and not done."""
         volume = self._volume
         self.running, self.objects = True, 0
+        self._cursor = ""
         pages, start = 0, ""
         try:
             volume.journal.clear_ignored()
@@ -158,6 +180,9 @@ class Listing:
                 self.objects += len(page.versions)
                 known = await volume.seam.thread(volume.journal.objects, "", start, page.next_key)
                 await self._merge(page, known, began)
+                self._cursor = page.next_key
+                self._progress.set()
+                self._progress = trio.Event()
                 if page.next_key is None:
                     break
                 start = page.next_key
@@ -166,6 +191,8 @@ class Listing:
             return pages
         finally:
             self.running = False
+            self._progress.set()
+            self._progress = trio.Event()
 
     def _all_complete(self) -> None:
         volume = self._volume
@@ -181,7 +208,8 @@ class Listing:
     async def _merge(self, page: Page, known: dict[str, ObjectRow], began: int) -> None:
         news = compare(known, page.versions, began)
         for number, version in enumerate(news.changed):
-            await self._changed(version)
+            if is_news(version, self._volume.journal.object(version.key), began):  # else another listing was faster
+                await self._changed(version)
             if number % _SLICE == _SLICE - 1:
                 await trio.lowlevel.checkpoint()
         for row in news.missing:

@@ -142,7 +142,7 @@ class Uploader:
             return None
         node = await self._volume.resolve(key)
         if node is not None and node.inode.scratch:
-            if node.writers and not self.hurrying:
+            if node.writers and not self.hurrying and not self._volume.waiting_writers:
                 age_left_s = entry.since_s + self._volume.schedule.max_age_s - trio.current_time()
                 if age_left_s > 0:
                     return min(age_left_s, max(self._volume.schedule.quiet_s, 0.1))
@@ -255,9 +255,11 @@ class Uploader:
         volume.commit(change)
         if kept:
             volume.seam.inline(volume.disk.staged_to_blob, live.staged, chunks.whole(row.file_id))
+            volume.free("staged", live.staged)
             self._cache.adopt(chunks.whole(row.file_id), live.size)
         elif now.staged:
             volume.seam.inline(volume.disk.drop_staged, now.staged)
+            volume.free("staged", now.staged)
         elif now.file_id and now.file_id != row.file_id:
             self._cache.rename(now.file_id, row.file_id)
 

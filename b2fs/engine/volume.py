@@ -20,12 +20,13 @@ from b2fs.adapters.disk import Disk
 from b2fs.adapters.journal import Journal
 from b2fs.core import names
 from b2fs.core.bucket import Bucket
+from b2fs.core.budget import Budget
 from b2fs.core.change import Change, Intent
 from b2fs.core.inode import ROOT, Defaults, Inode
 from b2fs.core.tree import Node, Tree
 from b2fs.core.writeback import Schedule
 from b2fs.engine.seam import Seam
-from b2fs.errors import NotDirectory, ReadOnly
+from b2fs.errors import NoSpace, NotDirectory, ReadOnly
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,10 @@ class Settings(msgspec.Struct, frozen=True):
     defaults: Defaults
     prefix: str = ""
     cache_size: int = 10 << 30
+    dirty_size: int = 5 << 30
+    """Limit of content that is not in B2 yet."""
+    dirty_wait_s: float = 30.0
+    """How long a writer waits for room in it before it gets NoSpace."""
     quiet_s: float = 2.0
     max_dirty_age_s: float = 60.0
     read_deadline_s: float = 60.0
@@ -80,6 +85,11 @@ class Volume:
         """Set when something is due before `idle_until_s`; whoever waits on it replaces it."""
         self.idle_until_s = 0.0
         """Until when the uploader sleeps; 0 while it is looking at the schedule anyway."""
+        self.budget = Budget(settings.dirty_size)
+        self.waiting_writers = 0
+        """Writers that wait for room in the budget: while there are any, uploads do not wait for quiet."""
+        self.freed = trio.Event()
+        """Set when content left the budget; whoever waits on it replaces it."""
         self.read_only = ""
         """Why nothing can be changed any more, '' while all is well."""
         self.on_change: Callable[[Changed], None] = lambda changed: None
@@ -128,6 +138,37 @@ class Volume:
             self.schedule.delay(intent.key, trio.current_time() + self.settings.quiet_s * _DIRECTORY_QUIET)
         if self.schedule.entries[intent.key].due_s < self.idle_until_s:
             self.work.set()
+
+    def free(self, folder: str, number: int) -> None:
+        """A scratch or staged file is precious no more."""
+        self.budget.drop((folder, number))
+        self.freed.set()
+
+    async def room(self, growth: int) -> None:
+        """Wait until `growth` more bytes fit into the budget. NoSpace after `dirty_wait_s`: nothing was written."""
+        if self.budget.room(growth):
+            return
+        self.waiting_writers += 1
+        try:
+            with trio.move_on_after(self.settings.dirty_wait_s):
+                while not self.budget.room(growth):
+                    self.hurry_all()
+                    self.freed = trio.Event()
+                    await self.freed.wait()
+                return
+        finally:
+            self.waiting_writers -= 1
+        raise NoSpace(
+            f"{self.budget.used} bytes wait for B2, the limit (dirty_size) is {self.budget.limit}; "
+            f"none were uploaded within {self.settings.dirty_wait_s:g} s"
+        )
+
+    def hurry_all(self) -> None:
+        """Make every dirty key due now, but for those that wait for another attempt."""
+        for entry in self.schedule.entries.values():
+            if not entry.error:
+                self.schedule.hurry(entry, trio.current_time())
+        self.work.set()
 
     def restore_intents(self) -> int:
         """Put the journal's intents into the schedule, at start; how many there were."""

@@ -88,8 +88,9 @@ class FuseOperations(pyfuse3.Operations):
             entry = node.entry = pyfuse3.EntryAttributes()
             entry.st_ino = inode.ino
             entry.generation = 0
-            entry.entry_timeout = entry.attr_timeout = _TIMEOUT_S
             entry.st_blksize = _IO_SIZE
+        is_known = inode.complete or not inode.is_dir  # a directory's attributes may still come with its listing
+        entry.entry_timeout = entry.attr_timeout = _TIMEOUT_S if is_known else 0
         entry.st_mode = inode.mode
         entry.st_nlink = inode.nlink
         entry.st_uid = inode.uid
@@ -120,7 +121,7 @@ class FuseOperations(pyfuse3.Operations):
 
     @_guarded
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._entry(self._files.node(inode))
+        return self._entry(await self._files.attributes(inode))
 
     @_guarded
     async def setattr(
