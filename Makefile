@@ -1,0 +1,44 @@
+# `make help` lists what there is. Everything runs in .venv, which install.sh makes and keeps current.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+CODE := b2fs tests
+
+.PHONY: help
+help: ## show this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: run
+run: install ## mount a sample bucket at ./static/data (B2_ENABLED=true and your keys: your own) until Ctrl-C
+	@exec $(BIN)/b2fs try
+
+.PHONY: test
+test: install-test ## run all tests, real mounts included
+	@$(BIN)/pytest
+
+.PHONY: check
+check: lint test ## lint and test: what must pass before a commit
+
+.PHONY: lint
+lint: install-test ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check $(CODE)
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+.PHONY: format
+format: install-test ## format the code, and mend what can be mended safely
+	@$(BIN)/ruff check --fix $(CODE)
+	@$(BIN)/ruff format $(CODE)
+
+.PHONY: clean
+clean: ## remove what is made again; keeps the sample bucket and what is not uploaded yet (.b2fs-run)
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+.PHONY: install install-test
+install:
+	@./install.sh
+install-test:
+	@./install.sh --test
