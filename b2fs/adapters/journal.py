@@ -65,9 +65,7 @@ CREATE INDEX blob_used ON blob (used_s, size);
 CREATE TABLE ignored (key TEXT PRIMARY KEY, why TEXT NOT NULL) WITHOUT ROWID;
 """
 
-_INODE = (
-    "ino, mode, uid, gid, nlink, size, mtime_ns, ctime_ns, atime_ns, rdev, target, file_id, sha1, staged, scratch, complete"
-)
+_INODE = "ino, mode, uid, gid, nlink, size, mtime_ns, ctime_ns, atime_ns, rdev, target, file_id, sha1, staged, scratch, complete"
 _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
 _ROW = "(" + ", ".join("?" * 16) + ")"
 _ID_BLOCK = 4096
@@ -108,7 +106,9 @@ class Journal:
         self._next = self._end = int(self.meta("counter") or "2")
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30)
+        db = sqlite3.connect(
+            self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30
+        )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # `sync` does what FULL would do on every commit
         db.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints wait for the disk: see `checkpoint`

@@ -98,9 +98,7 @@ class Bucket(Protocol):
         """Store the sealed file at `path` as the newest version of `key`. B2 has confirmed the SHA-1."""
         ...
 
-    async def copy(
-        self, file_id: str, key: str, size: int, info: Mapping[str, str], content_type: str
-    ) -> Version:
+    async def copy(self, file_id: str, key: str, size: int, info: Mapping[str, str], content_type: str) -> Version:
         """Server-side copy of a version to `key`, with new `info`. MISSING when the source is gone."""
         ...
 

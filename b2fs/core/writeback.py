@@ -63,7 +63,18 @@ def _same_content(live: Inode, row: ObjectRow) -> bool:
 class Entry:
     """A dirty key in the schedule."""
 
-    __slots__ = ("attempts", "doubtful", "due_s", "error", "generation", "key", "lasting", "running", "since_ns", "since_s")
+    __slots__ = (
+        "attempts",
+        "doubtful",
+        "due_s",
+        "error",
+        "generation",
+        "key",
+        "lasting",
+        "running",
+        "since_ns",
+        "since_s",
+    )
 
     def __init__(self, key: str, generation: int, since_ns: int, now_s: float) -> None:
         self.key = key

@@ -60,11 +60,11 @@ class SettingsChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     latency_s: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     """Glob of calls to seconds, replacing the whole table."""
-    down_bps: float | None | msgspec.UnsetType = msgspec.UNSET
-    up_bps: float | None | msgspec.UnsetType = msgspec.UNSET
-    token_lifetime_s: float | None | msgspec.UnsetType = msgspec.UNSET
-    clock: ClockSetting | None | msgspec.UnsetType = msgspec.UNSET
-    stale_s: float | None | msgspec.UnsetType = msgspec.UNSET
+    down_bps: float | msgspec.UnsetType | None = msgspec.UNSET
+    up_bps: float | msgspec.UnsetType | None = msgspec.UNSET
+    token_lifetime_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    clock: ClockSetting | msgspec.UnsetType | None = msgspec.UNSET
+    stale_s: float | msgspec.UnsetType | None = msgspec.UNSET
     """Listings answer as of that many seconds ago."""
     freeze_listings: bool | msgspec.UnsetType = msgspec.UNSET
     """Listings answer as of now, until it is false again."""
@@ -234,7 +234,9 @@ class Admin:
         incoming.hold(data)
         sha1 = incoming.close()
         kind = rules.content_type(put.content_type, put.name)
-        return store.add(Version(bucket.id, put.name, stamp_ms, file_id, "upload", len(data), put.sha1 or sha1, kind, info))
+        return store.add(
+            Version(bucket.id, put.name, stamp_ms, file_id, "upload", len(data), put.sha1 or sha1, kind, info)
+        )
 
     def _objects(self, bucket: BucketRow) -> list[wire.Json]:
         rows, _ = list_rows(

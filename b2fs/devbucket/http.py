@@ -372,8 +372,8 @@ class Connection:
         """Let the client receive what was sent before a reset would throw it away; at most a second."""
         sock = self._stream.socket
         with trio.move_on_after(1.0):
-            while _unsent(sock):
-                await trio.sleep(0.001)
+            while _unsent(sock):  # noqa: ASYNC110  (the kernel has no event for it)
+                await trio.sleep(0.001)  # noqa: ASYNC110  (the kernel tells nobody when the last byte was acknowledged)
 
 
 def _slice(bps: float) -> int:

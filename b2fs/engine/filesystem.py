@@ -129,9 +129,7 @@ class FileSystem:
             await self._listing.need(directory)
         return directory
 
-    async def create(
-        self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int
-    ) -> tuple[int, Node]:
+    async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[int, Node]:
         """A new regular file, open; Exists if the name is taken. (handle, node)"""
         directory = await self._complete(parent)
         ino = self._volume.journal.next_number()
@@ -160,9 +158,7 @@ class FileSystem:
         directory = await self._complete(parent)
         ino = self._volume.journal.next_number()
         now = self._volume.now_ns()
-        self._volume.commit(
-            self._tree.plan_create(directory, name, ino, mode, uid, gid, now, target=target, rdev=rdev)
-        )
+        self._volume.commit(self._tree.plan_create(directory, name, ino, mode, uid, gid, now, target=target, rdev=rdev))
         return self._tree.node(ino)
 
     async def make_link(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Node:

@@ -141,11 +141,11 @@ class Uploader:
             await self._expand(key, generation)
             return None
         node = await self._volume.resolve(key)
-        if node is not None and node.inode.scratch:
-            if node.writers and not self.hurrying and not self._volume.waiting_writers:
-                age_left_s = entry.since_s + self._volume.schedule.max_age_s - trio.current_time()
-                if age_left_s > 0:
-                    return min(age_left_s, max(self._volume.schedule.quiet_s, 0.1))
+        in_use = node is not None and node.inode.scratch and node.writers > 0
+        if in_use and not self.hurrying and not self._volume.waiting_writers:
+            age_left_s = entry.since_s + self._volume.schedule.max_age_s - trio.current_time()
+            if age_left_s > 0:
+                return min(age_left_s, max(self._volume.schedule.quiet_s, 0.1))
         live = None
         if node is not None:
             live = await self._content.seal(node)
@@ -230,7 +230,8 @@ class Uploader:
         if version is None or operation_of(version.info) != self._operation(generation):
             return None
         described = from_version(version, live.ino, self._volume.settings.defaults)
-        if attributes(described) != attributes(live) or live.is_file and version.sha1 != (live.sha1 or _EMPTY_SHA1):
+        same_content = not live.is_file or version.sha1 == (live.sha1 or _EMPTY_SHA1)
+        if attributes(described) != attributes(live) or not same_content:
             return None
         self.counters.adopted += 1
         log.info("%r was in B2 already, only the answer had been lost", key)

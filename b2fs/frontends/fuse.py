@@ -110,9 +110,7 @@ class FuseOperations(pyfuse3.Operations):
         return self._entry(node)
 
     @_guarded
-    async def lookup(
-        self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
-    ) -> pyfuse3.EntryAttributes:
+    async def lookup(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         try:
             node = await self._files.lookup(parent_inode, name)
         except NotFound:

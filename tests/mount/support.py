@@ -117,7 +117,9 @@ class Mount:
 
     def command(self, *arguments: str, expect: int = 0) -> str:
         """Run a b2fs command with this mount's environment; what it printed on stdout, else on stderr."""
-        done = subprocess.run([*B2FS, *arguments], env=self.environment(), capture_output=True, text=True, timeout=STOP_S)
+        done = subprocess.run(
+            [*B2FS, *arguments], env=self.environment(), capture_output=True, text=True, timeout=STOP_S
+        )
         assert done.returncode == expect, (done.returncode, done.stdout, done.stderr)
         return done.stdout if expect == 0 else done.stderr
 
