@@ -1,6 +1,7 @@
 """The embedded bucket for tests: a `devbucket` fixture that runs it in a child process.
 
-Use: ``from tests.devbucket_fixture import devbucket`` (or ``pytest_plugins``), then take `devbucket` as an argument.
+Use: in the folder's conftest ``from tests.devbucket_fixture import _shared_devbucket, devbucket, fresh_devbucket``
+(pytest finds fixtures by the names in a conftest), then take `devbucket` or `fresh_devbucket` as an argument.
 `fresh_devbucket` is for tests that stop, kill, or restart it; `devbucket` is one process for a whole module
 with an empty bucket for each test.
 

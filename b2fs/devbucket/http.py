@@ -373,7 +373,7 @@ class Connection:
         sock = self._stream.socket
         with trio.move_on_after(1.0):
             while _unsent(sock):  # noqa: ASYNC110  (the kernel has no event for it)
-                await trio.sleep(0.001)  # noqa: ASYNC110  (the kernel tells nobody when the last byte was acknowledged)
+                await trio.sleep(0.001)
 
 
 def _slice(bps: float) -> int:

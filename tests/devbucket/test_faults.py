@@ -457,6 +457,20 @@ def test_max_concurrency(raw: Raw, devbucket: DevBucket, eventually: Callable[..
     assert devbucket.admin.counters()["max_running"] == 5
 
 
+def test_a_download_runs_until_its_last_byte(
+    raw: Raw, devbucket: DevBucket, bucket_id: str, eventually: Callable[..., None]
+) -> None:
+    """A request counts as running while its body is being sent, and no longer when the client has it all."""
+    devbucket.admin.put(devbucket.bucket, "a", bytes(20_000_000))
+    with connect(devbucket.url) as sock:
+        sock.sendall(head(raw, f"/file/{devbucket.bucket}/a"))
+        received = len(sock.recv(1000).partition(b"\r\n\r\n")[2])
+        assert devbucket.admin.counters()["running"] == 1
+        while received < 20_000_000:
+            received += len(sock.recv(1 << 20))
+        assert devbucket.admin.counters()["running"] == 0
+
+
 def test_foreign_objects(raw: Raw, devbucket: DevBucket, bucket_id: str) -> None:
     """The admin interface stores what other clients could have: odd names, any info, old times, no SHA-1."""
     put = devbucket.admin.put(

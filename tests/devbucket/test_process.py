@@ -157,7 +157,9 @@ def test_bad_input(devbucket: DevBucket, tmp_path: Path, arguments: list[str], c
 @pytest.mark.slow
 def test_options(tmp_path: Path) -> None:
     """The options reach the server: part sizes, latency, buckets, and keys from the environment."""
-    server = DevBucket("--min-part-size", "7", "--recommended-part-size", "9", "--latency", "0.01", "--bucket", "second-one")
+    server = DevBucket(
+        "--min-part-size", "7", "--recommended-part-size", "9", "--latency", "0.01", "--bucket", "second-one"
+    )
     try:
         server.start()
         with client(server) as raw:

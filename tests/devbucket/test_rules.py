@@ -8,7 +8,9 @@ from b2fs.devbucket import rules
 from b2fs.devbucket.rules import Refused
 
 
-@pytest.mark.parametrize("name", ["a", "/x", "a//b", "dir/", "a\\b", ".", "..", "ž" * 512, "s" * 1024, "x" * 300 + "/y"])
+@pytest.mark.parametrize(
+    "name", ["a", "/x", "a//b", "dir/", "a\\b", ".", "..", "ž" * 512, "s" * 1024, "x" * 300 + "/y"]
+)
 def test_names_of_foreign_clients_are_accepted(name: str) -> None:
     """The server takes names that b2sdk would refuse: slashes anywhere, long segments, backslashes."""
     rules.check_file_name(name)
@@ -114,7 +116,9 @@ def test_ranges(header: str, expected: tuple[int, int] | None) -> None:
     assert rules.parse_range(header, 100) == expected
 
 
-@pytest.mark.parametrize(("header", "size"), [("bytes=100-", 100), ("bytes=0-0", 0), ("bytes=-0", 100), ("bytes=-5", 0)])
+@pytest.mark.parametrize(
+    ("header", "size"), [("bytes=100-", 100), ("bytes=0-0", 0), ("bytes=-0", 100), ("bytes=-5", 0)]
+)
 def test_ranges_outside_the_file(header: str, size: int) -> None:
     """A range without a byte of the file is 416 range_not_satisfiable."""
     with pytest.raises(Refused) as refused:

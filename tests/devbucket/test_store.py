@@ -188,9 +188,24 @@ def test_a_crash_at_any_step_is_repaired(store: Store, bucket: BucketRow, tmp_pa
     assert (read(store, kept.file_id), read(store, part)) == (b"kept", b"part")
 
 
+def test_a_version_that_cannot_be_stored_leaves_no_file(store: Store, bucket: BucketRow, tmp_path: Path) -> None:
+    """When the bucket is deleted while a body arrives, the upload is refused and its body removed."""
+    file_id, stamp_ms = store.begin(bucket.id)
+    store.bodies.new(file_id).close()
+    store.delete_bucket(bucket)
+    with pytest.raises(Refused):
+        store.add(Version(bucket.id, "a", stamp_ms, file_id, "upload", 0, "", "a/b", {}))
+    assert files_below(tmp_path / "root") == set()
+
+
+def test_the_database_writes_ahead(store: Store, bucket: BucketRow, tmp_path: Path) -> None:
+    """Commits go to a write-ahead log, which is what makes them survive SIGKILL without a sync each."""
+    assert (tmp_path / "root" / "meta.db-wal").stat().st_size > 0
+
+
 def test_one_server_for_a_root(store: Store, tmp_path: Path) -> None:
     """A second server on the same root is refused with a message that says what to do."""
-    with pytest.raises(StateError, match="another devbucket is using .*--root"):
+    with pytest.raises(StateError, match=r"another devbucket is using .*--root"):
         Store(tmp_path / "root", Clock())
 
 
