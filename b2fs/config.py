@@ -77,26 +77,26 @@ def _deadline(text: str) -> float:
 
 def _workers(text: str) -> int:
     # More threads than this only queue behind the network.
-    if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or not 1 <= int(text) <= 256:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 256:
         raise ValueError("it is not a number from 1 to 256")
     return int(text)
 
 
 def _owner(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or int(text) >= 2**32 - 1:
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) >= 2**32 - 1:
         raise ValueError("it is not a numeric id")
     return int(text)
 
 
 def _bucket(text: str) -> str:
     # B2's own rule; it also makes the name safe as part of a path.
-    if not re.fullmatch(r"[A-Za-z0-9-]{6,63}", text, re.ASCII):
+    if not re.fullmatch(r"[A-Za-z0-9-]{6,63}", text):
         raise ValueError("it cannot be a bucket's name")
     return text
 
 
 def _key_id(text: str) -> str:
-    if not re.fullmatch(r"[!-~]{1,200}", text, re.ASCII):
+    if not re.fullmatch(r"[!-~]{1,200}", text):
         raise ValueError("it has spaces or characters that no key id has")
     if re.fullmatch(r"K[0-9]{3}.{27}", text):
         raise ValueError("it looks like an application key: are the id and the key swapped?")
@@ -104,7 +104,7 @@ def _key_id(text: str) -> str:
 
 
 def _key(text: str) -> Secret:
-    if not re.fullmatch(r"[!-~]{1,200}", text, re.ASCII):
+    if not re.fullmatch(r"[!-~]{1,200}", text):
         raise ValueError("it has spaces or characters that no application key has")
     return Secret(text)
 

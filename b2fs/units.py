@@ -21,7 +21,7 @@ _SIZE: dict[str, int] = {
 _DURATION: dict[str, float] = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 # At most 15 digits: more would lose precision as a float, and nobody means it.
-_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)", re.ASCII)
+_QUANTITY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
 
 
 def parse_size(text: str) -> int:
@@ -45,7 +45,7 @@ def parse_duration(text: str) -> float:
 
 def parse_mode(text: str) -> int:
     """Permission bits in octal, as chmod(1) takes them: `644`, `0644`, `0o644`."""
-    if not re.fullmatch(r"(0o?)?[0-7]{3}", text, re.ASCII):
+    if not re.fullmatch(r"(0o?)?[0-7]{3}", text):
         raise ValueError("it is not three octal digits")
     return int(text.removeprefix("0o"), 8)
 

@@ -90,24 +90,18 @@ class Disk:
         with disk_errors():
             return os.open(self.scratch_path(ino), os.O_RDWR | os.O_CLOEXEC)
 
-    def clone(self, source: str, fd: int, offset: int, length: int) -> None:
-        """Copy the first `length` bytes of the file at `source` to `offset` of `fd`.
+    def open_staged(self, generation: int) -> int:
+        with disk_errors():
+            return os.open(self.staged_path(generation), os.O_RDONLY | os.O_CLOEXEC)
+
+    def clone(self, source: int, fd: int, length: int) -> None:
+        """Copy the first `length` bytes of one descriptor to the beginning of another.
 
         Shares blocks where the file system can. After an error the target range is undefined.
         """
-        with disk_errors():
-            src = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if offset == 0 and os.fstat(src).st_size == length and _reflink(src, fd):
-                    return
-                done = 0
-                while done < length:
-                    step = os.copy_file_range(src, fd, min(_COPY_STEP, length - done), done, offset + done)
-                    if step == 0:
-                        raise Damaged(f"{source} is shorter than the journal says")
-                    done += step
-            finally:
-                os.close(src)
+        if os.fstat(source).st_size == length and _reflink(source, fd):
+            return
+        copy_range(source, 0, fd, 0, length)
 
     def stage(self, ino: int, generation: int) -> None:
         """Give the scratch file its staged name too; `drop_scratch` follows once the journal knows it."""
@@ -222,19 +216,23 @@ def sha1_of(path: str) -> str:
     return digest.hexdigest()
 
 
+def copy_range(source: int, source_offset: int, target: int, offset: int, length: int) -> None:
+    """Copy bytes between two descriptors, in the kernel. Damaged if the source ends before."""
+    done = 0
+    with disk_errors():
+        while done < length:
+            step = os.copy_file_range(
+                source, target, min(_COPY_STEP, length - done), source_offset + done, offset + done
+            )
+            if step == 0:
+                raise Damaged("a file of the state directory is shorter than the journal says")
+            done += step
+
+
 def fsync(fd: int) -> None:
     """Content and size of a descriptor on stable storage. Waits for the disk."""
     with disk_errors():
         os.fsync(fd)
-
-
-def fsync_path(path: str) -> None:
-    with disk_errors():
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def fsync_directory(path: str) -> None:

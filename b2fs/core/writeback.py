@@ -31,17 +31,18 @@ class Step(StrEnum):
     WAIT = "wait"
 
 
-def plan(live: Inode | None, row: ObjectRow | None, *, cached: bool, needed: bool) -> Step:
+def plan(live: Inode | None, row: ObjectRow | None, *, cached: bool, needed: bool, doubtful: bool = False) -> Step:
     """What brings the object at a key in line with the namespace.
 
     `live` is the inode that the key names now, sealed (not scratch); `row` what the bucket has there
     (None or a tombstone: nothing visible); `cached`: the clean content is here in whole; `needed`: some
-    other live file's only copy in B2 is this version.
+    other live file's only copy in B2 is this version; `doubtful`: an upload may have been committed there
+    without our knowing, so there may be more than `row` says.
     """
     there = row is not None and row.file_id != ""
     if live is None:
         if not there:
-            return Step.NOTHING
+            return Step.HIDE if doubtful else Step.NOTHING
         return Step.WAIT if needed else Step.HIDE
     if there and row is not None and row.attributes == attributes(live) and _same_content(live, row):
         return Step.NOTHING
@@ -74,6 +75,7 @@ class Entry:
         "running",
         "since_ns",
         "since_s",
+        "waiting",
     )
 
     def __init__(self, key: str, generation: int, since_ns: int, now_s: float) -> None:
@@ -91,6 +93,8 @@ class Entry:
         """An attempt may have been committed without our knowing: look before repeating it."""
         self.lasting = False
         """The error will not go by itself: a person must do something."""
+        self.waiting = False
+        """Its turn came, and another key has to come first."""
 
 
 class Schedule:
@@ -176,7 +180,7 @@ class Schedule:
 
     def done(self, entry: Entry, generation: int) -> None:
         """The key is in line as of `generation`; a newer one stays dirty."""
-        entry.running = False
+        entry.running = entry.waiting = False
         entry.attempts, entry.error, entry.doubtful, entry.lasting = 0, "", False, False
         if entry.generation == generation:
             self.entries.pop(entry.key, None)

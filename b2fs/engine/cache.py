@@ -198,8 +198,8 @@ class Cache:
         self._note(Change(blobs=[Blob(name, size, int(time.time()))]))
 
     def adopt(self, name: str, size: int) -> None:
-        """A staged file became a blob (its row is committed): room for it is made afterwards."""
-        self.index.add(name, size)
+        """A staged file became a blob: room for it is made afterwards."""
+        self.add(name, size)
         short = self.index.short(0)
         if short:
             self._evict(short)

@@ -71,8 +71,7 @@ class Content:
         return b"".join(parts)
 
     async def _read_staged(self, node: Node, offset: int, size: int) -> bytes | memoryview:
-        with disk_module.disk_errors():
-            fd = os.open(self._volume.disk.staged_path(node.inode.staged), os.O_RDONLY | os.O_CLOEXEC)
+        fd = self._volume.seam.inline(self._volume.disk.open_staged, node.inode.staged)
         try:
             return await self._pread(fd, offset, size)
         finally:
@@ -172,23 +171,23 @@ class Content:
     async def _copy_content(self, node: Node, fd: int, keep: int) -> None:
         volume, inode = self._volume, node.inode
         if inode.staged:
-            await self._copy(volume.disk.staged_path(inode.staged), fd, 0, keep)
+            own = volume.seam.inline(volume.disk.open_staged, inode.staged)
+            try:  # through a descriptor: the upload may be confirmed meanwhile, and the name gone
+                if keep <= _INLINE_COPY:
+                    volume.seam.inline(volume.disk.clone, own, fd, keep)
+                else:
+                    await volume.seam.thread(volume.disk.clone, own, fd, keep)
+            finally:
+                os.close(own)
             return
         for index in range(chunks.count(keep)):
             source, base = await self._cache.need(inode.file_id, inode.size, inode.sha1, index)
             offset, length = index * chunks.CHUNK, min(chunks.CHUNK, keep - index * chunks.CHUNK)
             own = os.dup(source)  # an eviction may close the cache's own while the thread copies
             try:
-                await volume.seam.thread(_copy_range, own, offset - base, fd, offset, length)
+                await volume.seam.thread(disk_module.copy_range, own, offset - base, fd, offset, length)
             finally:
                 os.close(own)
-
-    async def _copy(self, path: str, fd: int, offset: int, length: int) -> None:
-        clone = self._volume.disk.clone
-        if length <= _INLINE_COPY:
-            self._volume.seam.inline(clone, path, fd, offset, length)
-        else:
-            await self._volume.seam.thread(clone, path, fd, offset, length)
 
     def _scratch_fd(self, node: Node) -> int:
         if node.fd < 0:
@@ -212,17 +211,17 @@ class Content:
     async def sync(self, node: Node) -> None:
         """Content and journal survive power loss on return. No network."""
         volume, inode = self._volume, node.inode
-        if inode.scratch:
-            self.stamp(node)
-            own = os.dup(node.fd)
+        if inode.scratch or inode.staged:
+            if inode.scratch:
+                self.stamp(node)
+                own, folder = os.dup(node.fd), "scratch"
+            else:
+                own, folder = volume.seam.inline(volume.disk.open_staged, inode.staged), "staged"
             try:
                 await volume.seam.thread(disk_module.fsync, own)
             finally:
                 os.close(own)
-            await volume.seam.thread(disk_module.fsync_directory, os.path.join(volume.disk.root, "scratch"))
-        elif inode.staged:
-            await volume.seam.thread(disk_module.fsync_path, volume.disk.staged_path(inode.staged))
-            await volume.seam.thread(disk_module.fsync_directory, os.path.join(volume.disk.root, "staged"))
+            await volume.seam.thread(disk_module.fsync_directory, os.path.join(volume.disk.root, folder))
         await volume.seam.thread(volume.journal.sync)
 
     def release(self, node: Node) -> None:
@@ -235,13 +234,14 @@ class Content:
 
     def discard(self, node: Node) -> None:
         """The content of an unlinked file that nobody holds."""
-        disk = self._volume.disk
-        if node.inode.scratch:
+        disk, inode = self._volume.disk, node.inode
+        node.inode = replace(inode, scratch=False, staged=0)
+        if inode.scratch:
             self._volume.seam.inline(disk.drop_scratch, node.ino)
             self._volume.free("scratch", node.ino)
-        if node.inode.staged:
-            self._volume.seam.inline(disk.drop_staged, node.inode.staged)
-            self._volume.free("staged", node.inode.staged)
+        if inode.staged:
+            self._volume.seam.inline(disk.drop_staged, inode.staged)
+            self._volume.free("staged", inode.staged)
 
     # ------------------------------------------------------------ sealing
 
@@ -255,13 +255,20 @@ class Content:
             if not node.inode.scratch:
                 break
             writes = node.writes
-            sha1 = await self.sha1(self._volume.disk.scratch_path(node.ino), node.inode.size)
+            try:
+                sha1 = await self.sha1(self._volume.disk.scratch_path(node.ino), node.inode.size)
+            except FileNotFoundError:
+                continue  # it was unlinked, or sealed under another name, meanwhile
             if node.writes == writes and node.inode.scratch:
                 return self._freeze(node, sha1)
         # somebody writes all the time, or the last run ended here: hash what is frozen
         sealed = self._freeze(node, "") if node.inode.scratch else node.inode
         if sealed.staged and not sealed.sha1:
-            sealed = replace(sealed, sha1=await self.sha1(self._volume.disk.staged_path(sealed.staged), sealed.size))
+            try:
+                sha1 = await self.sha1(self._volume.disk.staged_path(sealed.staged), sealed.size)
+            except FileNotFoundError:
+                return node.inode
+            sealed = replace(sealed, sha1=sha1)
             if node.inode.staged == sealed.staged:
                 self._volume.commit(Change(inodes=[replace(node.inode, sha1=sealed.sha1)]))
         return sealed
@@ -353,13 +360,3 @@ def _pwrite_all(fd: int, data: bytes, offset: int) -> None:
 def _truncate(fd: int, size: int) -> None:
     with disk_module.disk_errors():
         os.ftruncate(fd, size)
-
-
-def _copy_range(source: int, source_offset: int, target: int, offset: int, length: int) -> None:
-    done = 0
-    with disk_module.disk_errors():
-        while done < length:
-            step = os.copy_file_range(source, target, length - done, source_offset + done, offset + done)
-            if step == 0:
-                raise Damaged("a cached file is shorter than the journal says")
-            done += step

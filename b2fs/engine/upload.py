@@ -24,7 +24,7 @@ from msgspec.structs import replace
 
 from b2fs.core import chunks, names
 from b2fs.core.bucket import Version
-from b2fs.core.change import Blob, Change, ObjectRow
+from b2fs.core.change import Change, ObjectRow
 from b2fs.core.inode import Inode, attributes, content_type, from_version, operation_of, to_info
 from b2fs.core.tree import Node
 from b2fs.core.writeback import Entry, Step, plan
@@ -32,7 +32,7 @@ from b2fs.engine import retry
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
 from b2fs.engine.volume import Volume
-from b2fs.errors import B2fsError, BucketError, Fault
+from b2fs.errors import B2fsError, BadName, BucketError, Fault, NameTooLong, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +97,7 @@ class Uploader:
     async def _work(self, entry: Entry) -> None:
         generation = entry.generation
         try:
+            entry.waiting = False
             pause_s = await self._reconcile(entry, generation)
             if pause_s is None:
                 self._volume.schedule.done(entry, generation)
@@ -107,6 +108,8 @@ class Uploader:
             entry.doubtful = entry.doubtful or error.fault is Fault.TRANSIENT
             pause_s = retry.backoff_s(entry.attempts + 1, error)
             self._again(entry, pause_s, str(error), lasting=not error.may_retry)
+        except (NameTooLong, BadName, TooLarge) as error:
+            self._again(entry, retry.REFUSED_S, str(error), lasting=True)
         except B2fsError as error:
             self._again(entry, retry.backoff_s(entry.attempts + 1), str(error))
         except Exception as error:  # a bug in the handling of one key must not stop the others
@@ -114,6 +117,7 @@ class Uploader:
             self._again(entry, retry.SLOWEST_S, f"unexpected: {error!r}", lasting=True)
         finally:
             self._slots.release()
+            self._volume.wake()
             self._finished.set()
 
     def _recovered(self) -> None:
@@ -154,8 +158,9 @@ class Uploader:
         row = self._volume.journal.object(key)
         cached = live is not None and self._cache.whole_path(live.file_id) is not None
         needed = row is not None and self._volume.journal.lives_in(row.file_id) is not None
-        step = plan(live, row, cached=cached, needed=needed)
+        step = plan(live, row, cached=cached, needed=needed, doubtful=entry.doubtful)
         if step is Step.WAIT:
+            entry.waiting = True
             return _WAIT_S
         if step is Step.HIDE:
             await self._hide(key, generation)
@@ -251,8 +256,6 @@ class Uploader:
             return
         change.inodes.append(replace(now, file_id=row.file_id, staged=0, sha1=now.sha1 or row.sha1))
         kept = live.staged == now.staged and live.staged > 0 and 0 < live.size <= volume.settings.cache_size
-        if kept:
-            change.blobs.append(Blob(chunks.whole(row.file_id), live.size, volume.now_ns() // 10**9))
         volume.commit(change)
         if kept:
             volume.seam.inline(volume.disk.staged_to_blob, live.staged, chunks.whole(row.file_id))
@@ -295,18 +298,25 @@ class Uploader:
             volume.schedule.hurry(entry, trio.current_time())
         self.hurrying += 1
         try:
-            while waiting := [entry for entry in self._waiting(path) if not (entry.lasting and entry.attempts)]:
+            while not self._is_over(path):
                 if report is not None:
                     await report()
-                for entry in waiting:
-                    if not entry.error:
+                for entry in self._waiting(path):
+                    if not entry.error and not entry.waiting:
                         volume.schedule.hurry(entry, trio.current_time())
-                volume.work.set()
+                volume.wake()
                 self._finished = trio.Event()
                 with trio.move_on_after(_LOOK_S):
                     await self._finished.wait()
         finally:
             self.hurrying -= 1
+
+    def _is_over(self, path: str) -> bool:
+        """Whether a drain can do no more: what is left is refused, or waits for something that is."""
+        entries = self._waiting(path)
+        if any(entry.waiting for entry in entries):  # for what, may be anywhere
+            entries = list(self._volume.schedule.entries.values())
+        return all(entry.waiting or (entry.lasting and entry.attempts) for entry in entries)
 
     def left(self, path: str = "") -> list[dict[str, Any]]:
         """What is not in B2 at or below `path`, for the manifest: key, bytes, SHA-1 where known, why."""
@@ -326,7 +336,12 @@ class Uploader:
     def _waiting(self, path: str) -> list[Entry]:
         entries = self._volume.schedule.entries
         below = path + "/" if path else ""
-        return [entry for key, entry in entries.items() if key == path or key.startswith(below)]
+
+        def concerns(key: str) -> bool:
+            above = key.endswith("/") and below.startswith(key)  # a moved directory that the path is in
+            return key == path or key.startswith(below) or above
+
+        return [entry for key, entry in entries.items() if concerns(key)]
 
 
 def _holds(now: Inode, live: Inode, row: ObjectRow) -> bool:

@@ -136,8 +136,7 @@ class Volume:
         self.schedule.add(intent, trio.current_time())
         if names.marked_directory(intent.key) is not None and not intent.key.endswith("/"):
             self.schedule.delay(intent.key, trio.current_time() + self.settings.quiet_s * _DIRECTORY_QUIET)
-        if self.schedule.entries[intent.key].due_s < self.idle_until_s:
-            self.work.set()
+        self.wake()
 
     def free(self, folder: str, number: int) -> None:
         """A scratch or staged file is precious no more."""
@@ -163,12 +162,18 @@ class Volume:
             f"none were uploaded within {self.settings.dirty_wait_s:g} s"
         )
 
+    def wake(self) -> None:
+        """The schedule changed: whoever sleeps until its next due time looks again, if that is earlier now."""
+        due_s = self.schedule.next_due_s()
+        if due_s is not None and due_s < self.idle_until_s:
+            self.work.set()
+
     def hurry_all(self) -> None:
         """Make every dirty key due now, but for those that wait for another attempt."""
         for entry in self.schedule.entries.values():
             if not entry.error:
                 self.schedule.hurry(entry, trio.current_time())
-        self.work.set()
+        self.wake()
 
     def restore_intents(self) -> int:
         """Put the journal's intents into the schedule, at start; how many there were."""
