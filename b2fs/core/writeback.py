@@ -75,7 +75,7 @@ class Entry:
         "running",
         "since_ns",
         "since_s",
-        "waiting",
+        "waits_for",
     )
 
     def __init__(self, key: str, generation: int, since_ns: int, now_s: float) -> None:
@@ -93,8 +93,8 @@ class Entry:
         """An attempt may have been committed without our knowing: look before repeating it."""
         self.lasting = False
         """The error will not go by itself: a person must do something."""
-        self.waiting = False
-        """Its turn came, and another key has to come first."""
+        self.waits_for = 0
+        """Its turn came, and this inode must get to B2 under its new name first; 0: it waits for nobody."""
 
 
 class Schedule:
@@ -180,7 +180,7 @@ class Schedule:
 
     def done(self, entry: Entry, generation: int) -> None:
         """The key is in line as of `generation`; a newer one stays dirty."""
-        entry.running = entry.waiting = False
+        entry.running = False
         entry.attempts, entry.error, entry.doubtful, entry.lasting = 0, "", False, False
         if entry.generation == generation:
             self.entries.pop(entry.key, None)

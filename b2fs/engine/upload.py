@@ -97,7 +97,7 @@ class Uploader:
     async def _work(self, entry: Entry) -> None:
         generation = entry.generation
         try:
-            entry.waiting = False
+            entry.waits_for = 0
             pause_s = await self._reconcile(entry, generation)
             if pause_s is None:
                 self._volume.schedule.done(entry, generation)
@@ -157,10 +157,10 @@ class Uploader:
                 return 0.0  # it was renamed or removed while it was sealed: look again
         row = self._volume.journal.object(key)
         cached = live is not None and self._cache.whole_path(live.file_id) is not None
-        needed = row is not None and self._volume.journal.lives_in(row.file_id) is not None
-        step = plan(live, row, cached=cached, needed=needed, doubtful=entry.doubtful)
-        if step is Step.WAIT:
-            entry.waiting = True
+        needed_by = self._volume.journal.lives_in(row.file_id) if row is not None else None
+        step = plan(live, row, cached=cached, needed=needed_by is not None, doubtful=entry.doubtful)
+        if step is Step.WAIT and needed_by is not None:
+            entry.waits_for = needed_by.ino
             return _WAIT_S
         if step is Step.HIDE:
             await self._hide(key, generation)
@@ -250,6 +250,8 @@ class Uploader:
         volume, change = self._volume, Change(settled=[(key, generation)])
         if row is not None:
             change.objects.append(row)
+        if key not in volume.tree.keys(node):
+            change.dirty.append(key)  # a directory above it was moved meanwhile: what came here must go again
         now = node.inode
         if row is None or not live.is_file or not _holds(now, live, row):
             volume.commit(change)
@@ -298,11 +300,11 @@ class Uploader:
             volume.schedule.hurry(entry, trio.current_time())
         self.hurrying += 1
         try:
-            while not self._is_over(path):
+            while not all(map(self._is_stuck, self._waiting(path))):
                 if report is not None:
                     await report()
                 for entry in self._waiting(path):
-                    if not entry.error and not entry.waiting:
+                    if not entry.error and not entry.waits_for:
                         volume.schedule.hurry(entry, trio.current_time())
                 volume.wake()
                 self._finished = trio.Event()
@@ -311,12 +313,14 @@ class Uploader:
         finally:
             self.hurrying -= 1
 
-    def _is_over(self, path: str) -> bool:
-        """Whether a drain can do no more: what is left is refused, or waits for something that is."""
-        entries = self._waiting(path)
-        if any(entry.waiting for entry in entries):  # for what, may be anywhere
-            entries = list(self._volume.schedule.entries.values())
-        return all(entry.waiting or (entry.lasting and entry.attempts) for entry in entries)
+    def _is_stuck(self, entry: Entry) -> bool:
+        """Whether a drain can do nothing about a key: it is refused, or waits for one that is."""
+        if entry.lasting and entry.attempts:
+            return True
+        node = self._volume.tree.nodes.get(entry.waits_for)
+        keys = self._volume.tree.keys(node) if node is not None and entry.waits_for else []
+        others = (self._volume.schedule.entries.get(key) for key in keys)
+        return any(other is not None and other.lasting and other.attempts > 0 for other in others)
 
     def left(self, path: str = "") -> list[dict[str, Any]]:
         """What is not in B2 at or below `path`, for the manifest: key, bytes, SHA-1 where known, why."""

@@ -258,22 +258,22 @@ async def test_progress_extends_the_deadline(devbucket: DevBucket, tmp_path: Pat
 
 async def test_lanes_do_not_starve_each_other(devbucket: DevBucket, there: Version, tmp_path: Path) -> None:
     """While every upload lane waits, and more uploads queue, fetches, listings and copies go through."""
-    settings = settings_for(devbucket, upload_lanes=2)
+    settings = settings_for(devbucket, upload_lanes=4)
     async with TransferProcess.open(settings) as transfer:
         await transfer.connect()
         devbucket.admin.reset_counters()
         devbucket.admin.latency(60, "b2_upload_file")
         async with trio.open_nursery() as nursery:
-            for number in range(5):
+            for number in range(8):
                 path = sealed(tmp_path, DATA, f"source{number}")
                 nursery.start_soon(transfer.upload, f"k{number}", *path, {}, "")
-            await until(lambda: devbucket.admin.calls().get("b2_upload_file") == 2)
+            await until(lambda: devbucket.admin.calls().get("b2_upload_file") == 4)
             with trio.fail_after(5):
                 await transfer.fetch(there.file_id, str(tmp_path / "f"), 0, there.size, there.sha1)
                 await transfer.list_page("", "", "", 10)
                 await transfer.copy(there.file_id, "copy", there.size, {}, "")
                 await transfer.hide("copy")
-            assert devbucket.admin.calls()["b2_upload_file"] == 2
+            assert devbucket.admin.calls()["b2_upload_file"] == 4
             nursery.cancel_scope.cancel()
 
 
