@@ -32,7 +32,17 @@ from b2fs.core.inode import Defaults
 from b2fs.engine import retry
 from b2fs.engine.engine import Engine, check_owner, open_state, own, running
 from b2fs.engine.volume import Settings
-from b2fs.errors import AccessDenied, B2fsError, BucketError, ConfigError, Exit, Fault, NoBucket, NotDrained
+from b2fs.errors import (
+    AccessDenied,
+    B2fsError,
+    BucketError,
+    ConfigError,
+    Exit,
+    Fault,
+    NoBucket,
+    NotDrained,
+    Unavailable,
+)
 from b2fs.frontends.fuse import FuseMount
 from b2fs.ops import address, control, logs
 
@@ -54,6 +64,7 @@ def run(config: Config, mountpoint: str, *, ready: Callable[[], None]) -> Exit:
     start, or must stop, for a reason that has a name; then nothing is mounted any more.
     """
     logs.set_up(config.log_level, config.log_format)
+    os.umask(0o077)
     _raise_file_limit()
     disk, journal = open_state(config.state_dir)
     try:
@@ -111,9 +122,12 @@ class Daemon:
                 online = True
         except BucketError as error:
             if error.fault is Fault.DENIED:
-                raise AccessDenied(str(error)) from None
+                hint = "check B2_APPLICATION_KEY_ID, B2_APPLICATION_KEY and what this key may do"
+                raise AccessDenied(f"{error}: {hint}") from None
             if error.fault in (Fault.MISSING, Fault.REFUSED) or not known:
-                raise NoBucket(str(error)) from None
+                raise NoBucket(f"{error}: check B2_BUCKET_NAME and B2FS_ENDPOINT ({self._config.endpoint})") from None
+        except Unavailable as error:
+            raise NoBucket(f"{error}: check the network and B2FS_ENDPOINT ({self._config.endpoint})") from None
         return online
 
     # ------------------------------------------------------------ serving
@@ -148,12 +162,14 @@ class Daemon:
 
     async def _watch_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            signalled = False
             async for number in signals:
-                if self._stop.is_set():
+                if signalled:
                     log.warning("second signal: not waiting for B2 any longer")
                     self._hurry.cancel()
                 else:
                     log.info("%s: uploading what is left, then leaving", signal.Signals(number).name)
+                    signalled = True
                     self._stop.set()
 
     # ------------------------------------------------------------ stopping

@@ -16,7 +16,8 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from b2fs.core.change import Blob, Change, Intent, ObjectRow
@@ -68,6 +69,8 @@ CREATE TABLE ignored (key TEXT PRIMARY KEY, why TEXT NOT NULL) WITHOUT ROWID;
 _INODE = "ino, mode, uid, gid, nlink, size, mtime_ns, ctime_ns, atime_ns, rdev, target, file_id, sha1, staged, scratch, complete"
 _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
 _ROW = "(" + ", ".join("?" * 16) + ")"
+_FULL = 1024 * 1024
+"""Fewer free bytes than this explain an I/O error."""
 _ID_BLOCK = 4096
 """Numbers that the counter takes from the database at once; a crash skips what is left of them."""
 
@@ -89,18 +92,23 @@ class Journal:
         """Open or create. StateError: not a journal, or of another version."""
         self.path = path
         try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # the log gets the same mode
             self._db = self._connect()
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
                 self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
                 self.set_meta("schema", str(SCHEMA_VERSION))
             self._reader = self._connect()
         except sqlite3.DatabaseError as error:
-            raise StateError(f"{path} is not a b2fs journal ({error})") from error
+            if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                raise StateError(f"{path} is not a b2fs journal ({error})") from error
+            with self._errors():
+                raise
+        except OSError as error:
+            raise StateError(f"cannot open {path}: {error.strerror}") from error
         if self.meta("schema") != str(SCHEMA_VERSION):
             raise StateError(
                 f"{path} has schema {self.meta('schema')}, this b2fs reads {SCHEMA_VERSION}: use the b2fs that wrote it"
             )
-        os.chmod(path, 0o600)
         self._reading = threading.Lock()
         self._wal = os.open(path + "-wal", os.O_RDONLY)
         self._next = self._end = int(self.meta("counter") or "2")
@@ -127,16 +135,26 @@ class Journal:
     def commit(self, change: Change) -> None:
         """Write the change in one transaction. NoSpace or ReadOnly (nothing was written then)."""
         db = self._db
-        try:
+        with self._errors():
             db.execute("BEGIN IMMEDIATE")
             try:
                 self._write(db, change)
                 db.execute("COMMIT")
             except BaseException:
-                db.execute("ROLLBACK")
+                if db.in_transaction:  # SQLite ends it itself after some errors
+                    db.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """SQLite's errors as ours. A full disk shows as SQLITE_FULL, or as an I/O error of the shared memory."""
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            is_full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+            is_io = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_IOERR
+            space = os.statvfs(os.path.dirname(self.path))
+            if is_full or (is_io and space.f_bavail * space.f_frsize < _FULL):
                 raise NoSpace("the disk of the state directory is full") from error
             raise ReadOnly(f"the journal cannot be written: {error}") from error
 
@@ -202,7 +220,8 @@ class Journal:
         return row[0] if row else ""
 
     def set_meta(self, name: str, value: str) -> None:
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+        with self._errors():
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
     # ------------------------------------------------------------ reading: namespace
 
@@ -215,6 +234,14 @@ class Journal:
         query = f"SELECT {_INODE_I} FROM dentry d JOIN inode i USING (ino) WHERE d.parent = ? AND d.name = ?"
         row = self._db.execute(query, (parent, name)).fetchone()
         return _inode(row) if row else None
+
+    def path_of(self, ino: int) -> str:
+        """The path of a directory."""
+        parts: list[str] = []
+        while row := self._db.execute("SELECT parent, name FROM dentry WHERE ino = ?", (ino,)).fetchone():
+            ino = row[0]
+            parts.append(row[1].decode())
+        return "/".join(reversed(parts))
 
     def path_inode(self, path: str) -> Inode | None:
         """The inode that a path leads to."""
@@ -256,7 +283,8 @@ class Journal:
 
     def complete_all(self) -> None:
         """Every directory's listing is known (a listing of the whole bucket was merged)."""
-        self._db.execute("UPDATE inode SET complete = 1 WHERE (mode & 61440) = 16384 AND NOT complete")
+        with self._errors():
+            self._db.execute("UPDATE inode SET complete = 1 WHERE (mode & 61440) = 16384 AND NOT complete")
 
     def counts(self) -> tuple[int, int]:
         """(inodes, objects) in the journal. Reads the whole index: any thread, not often."""
@@ -287,16 +315,21 @@ class Journal:
 
     def forget_tombstones(self, before_ms: int) -> None:
         """Drop tombstones that no listing can contradict any more."""
-        self._db.execute("DELETE FROM object WHERE file_id = '' AND uploaded_ms < ?", (before_ms,))
+        with self._errors():
+            self._db.execute("DELETE FROM object WHERE file_id = '' AND uploaded_ms < ?", (before_ms,))
 
     def intents(self) -> list[Intent]:
         return [Intent(*row) for row in self._db.execute("SELECT key, generation, since_ns FROM intent")]
 
     def set_ignored(self, key: str, why: str) -> None:
-        self._db.execute("INSERT OR REPLACE INTO ignored VALUES (?, ?)", (key, why))
+        with self._errors():
+            self._db.execute("INSERT OR REPLACE INTO ignored VALUES (?, ?)", (key, why))
 
-    def clear_ignored(self) -> None:
-        self._db.execute("DELETE FROM ignored")
+    def keep_ignored(self, keys: Collection[str]) -> None:
+        """Only these are still there."""
+        with self._errors():
+            for key in [key for key, _ in self.ignored(-1) if key not in keys]:
+                self._db.execute("DELETE FROM ignored WHERE key = ?", (key,))
 
     def ignored(self, limit: int = 100) -> Iterator[tuple[str, str]]:
         yield from self._db.execute("SELECT key, why FROM ignored LIMIT ?", (limit,))

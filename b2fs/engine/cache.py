@@ -76,6 +76,8 @@ class Cache:
         self._flights: dict[str, _Flight] = {}
         self._room = trio.Event()
         self._part = 0
+        self._giving_way = False
+        volume.give_way = self.give_way
 
     # ------------------------------------------------------------ reading
 
@@ -243,9 +245,15 @@ class Cache:
 
     def give_way(self, size: int) -> bool:
         """The disk is full: evict `size` bytes and some more, whatever the limit says; whether any were there."""
-        before = self.index.used
-        self._evict(max(size, _GIVE_WAY))
-        return self.index.used < before
+        if self._giving_way:
+            return False
+        self._giving_way = True
+        try:
+            before = self.index.used
+            self._evict(max(size, _GIVE_WAY))
+            return self.index.used < before
+        finally:
+            self._giving_way = False
 
     def _note(self, change: Change) -> None:
         """Keep the journal's list of blobs. Where it cannot be written, reads go on all the same: a row without

@@ -135,6 +135,7 @@ class Engine:
         """Bring everything at or below `path` into B2; what is left of it after `deadline_s` (empty: nothing)."""
         with trio.move_on_after(deadline_s):
             await self.uploader.drain(path, report)
+        await self.uploader.seal(path)
         return self.uploader.left(path)
 
     # ------------------------------------------------------------ looking at it

@@ -59,6 +59,8 @@ class Listing:
         """Objects seen by the last whole listing, or by the running one so far."""
         self.last_error = ""
         self._wanted = trio.Event()
+        self._ignored_now: set[str] = set()
+        """Objects that the running (or last) listing could not show."""
         self._cursor: str | None = ""
         """Up to where the running listing has come; None: to the end."""
         self._progress = trio.Event()
@@ -172,7 +174,7 @@ class Listing:
         self._cursor = ""
         pages, start = 0, ""
         try:
-            volume.journal.clear_ignored()
+            self._ignored_now.clear()
             while True:
                 began = volume.journal.next_number()
                 page = await volume.bucket.list_page("", start, "", _PAGE)
@@ -187,6 +189,8 @@ class Listing:
                     break
                 start = page.next_key
             self._all_complete()
+            volume.journal.keep_ignored(self._ignored_now)
+            volume.journal.forget_tombstones(volume.now_ns() // 10**6 - _TOMBSTONE_MS)
             self.last_error = ""
             return pages
         finally:
@@ -349,13 +353,15 @@ class Listing:
 
     def _give_way(self, parent: int, name: bytes, file: Inode) -> bool:
         """A clean file whose name is also a directory of the bucket steps aside: directories win."""
-        if file.scratch or file.staged or not file.file_id:
+        key = self._path(parent, name)
+        if file.scratch or file.staged or not file.file_id or self._volume.schedule.covers(key):
             return False
-        change = Change(unlinks=[(parent, name)])
+        # without its row the object is none of ours, so nobody hides it
+        change = Change(unlinks=[(parent, name)], lost_objects=[key])
         self._lose(change, file)
         self._volume.commit(change)
         self._volume.on_change(Changed(parent, name))
-        self._ignore(self._path(parent, name), "a directory has the same name; rename one of the two to see this file")
+        self._ignore(key, "a directory has the same name; rename one of the two to see this file")
         return True
 
     def _make_directory(self, parent: int, name: bytes) -> int:
@@ -400,8 +406,7 @@ class Listing:
         return row
 
     def _path(self, parent: int, name: bytes) -> str:
-        node = self._volume.tree.nodes.get(parent)
-        return names.join(self._volume.tree.path(node) if node is not None else "…", name.decode())
+        return names.join(self._volume.journal.path_of(parent), name.decode())
 
     def _lose(self, change: Change, old: Inode) -> None:
         """One name of `old` goes."""
@@ -411,8 +416,10 @@ class Listing:
             change.gone.append(old.ino)
 
     def _ignore(self, key: str, why: str) -> None:
-        log.warning("the object %r is not shown: %s", key, why)
-        self._volume.journal.set_ignored(key, why)
+        self._ignored_now.add(key)
+        if (key, why) not in self._volume.journal.ignored(-1):
+            log.warning("the object %r is not shown: %s", key, why)
+            self._volume.journal.set_ignored(key, why)
 
     def ignored(self) -> Iterable[tuple[str, str]]:
         return self._volume.journal.ignored()

@@ -322,6 +322,13 @@ class Uploader:
         others = (self._volume.schedule.entries.get(key) for key in keys)
         return any(other is not None and other.lasting and other.attempts > 0 for other in others)
 
+    async def seal(self, path: str = "") -> None:
+        """Seal what is not in B2 at or below `path`, so that its size and SHA-1 are known and final."""
+        for entry in self._waiting(path):
+            node = None if entry.key.endswith("/") else await self._volume.resolve(entry.key)
+            if node is not None:
+                await self._content.seal(node)
+
     def left(self, path: str = "") -> list[dict[str, Any]]:
         """What is not in B2 at or below `path`, for the manifest: key, bytes, SHA-1 where known, why."""
         found = []

@@ -35,6 +35,10 @@ _DIRECTORY_QUIET = 5
 version for it is free, but it need not be written for each of the files of one save."""
 
 
+_GIVE_WAY = 1024 * 1024
+"""Bytes that a commit wants free when the disk is full."""
+
+
 class Settings(msgspec.Struct, frozen=True):
     """What the engine can be told. Sizes in bytes."""
 
@@ -94,6 +98,8 @@ class Volume:
         """Why nothing can be changed any more, '' while all is well."""
         self.on_change: Callable[[Changed], None] = lambda changed: None
         """The front end's ear; called without suspension."""
+        self.give_way: Callable[[int], bool] = lambda size: False
+        """Frees so many bytes of a full disk, if it can; set by the cache."""
         self._loading: dict[int, trio.Event] = {}
 
     def _make_root(self) -> Inode:
@@ -123,7 +129,12 @@ class Volume:
         if any(inode.nlink == 0 for inode in change.inodes):  # an unlinked file lives in memory only
             rows = msgspec.structs.replace(change, inodes=[inode for inode in change.inodes if inode.nlink])
         try:
-            self.seam.inline(self.journal.commit, rows)
+            try:
+                self.seam.inline(self.journal.commit, rows)
+            except NoSpace:
+                if not self.give_way(_GIVE_WAY):
+                    raise
+                self.seam.inline(self.journal.commit, rows)
         except ReadOnly as error:
             self.read_only = str(error)
             log.critical("the journal cannot be written, the mount is read-only from now on: %s", error)

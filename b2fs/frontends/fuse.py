@@ -323,11 +323,14 @@ class FuseMount:
                 nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
-        """Make `serve` return; requests under way are answered first."""
-        pyfuse3.terminate()
+        """Make `serve` return; requests under way are answered first. Nothing, once it has returned."""
+        if self._is_open:
+            pyfuse3.terminate()
 
     async def flush(self) -> None:
-        """Have the kernel write what it holds of shared memory maps. Only while `serve` runs."""
+        """Have the kernel write what it holds of shared memory maps."""
+        if not self._is_open:
+            return  # the kernel did so before it let go
         await trio.to_thread.run_sync(_syncfs, self._mountpoint, abandon_on_cancel=True)
 
     def close(self) -> None:

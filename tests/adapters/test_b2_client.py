@@ -118,10 +118,10 @@ def test_a_fault_is_one_attempt_and_named(
 
 @pytest.mark.parametrize("cap", ["storage", "transaction", "download"])
 def test_caps_are_named(devbucket: DevBucket, calls: Calls, cap: str) -> None:
-    """A cap is DENIED, and the message says which one and what to do."""
+    """A cap is CAPPED, and the message says which one and what to do."""
     devbucket.admin.fault("cap", "b2_download_file_by_id", code=f"{cap}_cap_exceeded")
     error = calls.fails("b2_download_file_by_id")
-    assert error.fault is Fault.DENIED
+    assert error.fault is Fault.CAPPED
     assert f"{cap} cap" in str(error) and "Caps & Alerts" in str(error)
 
 
@@ -226,9 +226,9 @@ SECRET = "s3cr3t-t0k3n"
     [
         (sdk.InvalidAuthToken(f"bad {SECRET}", "bad_auth_token"), Fault.DENIED),
         (sdk.Unauthorized(f"no {SECRET}", "unauthorized"), Fault.DENIED),
-        (sdk.StorageCapExceeded(), Fault.DENIED),
-        (sdk.CapExceeded(), Fault.DENIED),
-        (sdk.UnknownError(f"403 download_cap_exceeded {SECRET}"), Fault.DENIED),
+        (sdk.StorageCapExceeded(), Fault.CAPPED),
+        (sdk.CapExceeded(), Fault.CAPPED),
+        (sdk.UnknownError(f"403 download_cap_exceeded {SECRET}"), Fault.CAPPED),
         (sdk.UnknownError(f"403 other {SECRET}"), Fault.DENIED),
         (sdk.UnknownError(f"418 teapot {SECRET}"), Fault.REFUSED),
         (sdk.UnknownError(f"ChunkedEncodingError('{SECRET}')"), Fault.TRANSIENT),

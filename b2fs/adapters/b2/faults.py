@@ -75,9 +75,9 @@ _TABLE: tuple[tuple[type[Exception], Fault, str], ...] = (
     # the key, its token, the account
     (b2.InvalidAuthToken, Fault.DENIED, "B2 does not accept the authorisation token"),
     (b2.Unauthorized, Fault.DENIED, ""),
-    (b2.StorageCapExceeded, Fault.DENIED, f"storage cap {_CAPS}"),
-    (b2.TransactionCapExceeded, Fault.DENIED, f"transaction cap {_CAPS}"),
-    (b2.CapExceeded, Fault.DENIED, f"a cap is {_CAPS}"),
+    (b2.StorageCapExceeded, Fault.CAPPED, f"storage cap {_CAPS}"),
+    (b2.TransactionCapExceeded, Fault.CAPPED, f"transaction cap {_CAPS}"),
+    (b2.CapExceeded, Fault.CAPPED, f"a cap is {_CAPS}"),
     (b2.AccessDenied, Fault.DENIED, "B2 does not allow this call with this key"),
     (b2.TooManyRequests, Fault.THROTTLED, "B2 asks for fewer requests (429)"),
     # what is not there
@@ -175,7 +175,7 @@ def _unknown(text: str) -> tuple[Fault, str]:
     if status is None:
         return Fault.TRANSIENT, _transport(text, "unexpected answer")
     if "cap_exceeded" in status[2]:
-        return Fault.DENIED, f"{status[2].removesuffix('_cap_exceeded')} cap {_CAPS}"
+        return Fault.CAPPED, f"{status[2].removesuffix('_cap_exceeded')} cap {_CAPS}"
     return (Fault.DENIED if status[1] == "403" else Fault.REFUSED), text
 
 

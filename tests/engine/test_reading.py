@@ -1,0 +1,411 @@
+"""Reading: from wherever the bytes are, once each, never more of them than the cache may hold, never a wrong errno."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+import trio
+import trio.testing
+
+from b2fs.core.chunks import CHUNK
+from b2fs.errors import BucketError, Fault, NoSpace, NotFound, Unavailable
+from tests.engine.seams import HookSeam
+from tests.engine.world import DOWN, World
+from tests.fakes.bucket import Planted
+
+MIB = 1 << 20
+
+
+def _bytes(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+async def test_open_fetches_nothing(world: World, autojump_clock: object) -> None:
+    """Listing, looking up, opening and closing need no download."""
+    world.bucket.put("d/x", b"content")
+    async with world.mount() as m:
+        await m.names("d")
+        await m.close(await m.open("d/x"))
+    assert world.bucket.calls("fetch") == []
+
+
+async def test_single_flight(world: World, autojump_clock: object) -> None:
+    """Twenty readers of a file that is not here cause one download."""
+    world.bucket.put("x", b"content")
+    async with world.mount() as m:
+        world.bucket.gate.close("fetch")
+        found: list[bytes] = []
+
+        async def reader() -> None:
+            found.append(await m.read("x"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(reader)
+            await world.bucket.gate.waiting("fetch")
+            world.bucket.gate.open()
+        assert found == [b"content"] * 20
+    assert len(world.bucket.calls("fetch")) == 1
+
+
+async def test_reader_that_goes_away_takes_nothing_from_the_others(world: World, autojump_clock: object) -> None:
+    """The first reader is cancelled while its download is under way; the second gets the content of the same one."""
+    world.bucket.put("x", b"content")
+    async with world.mount() as m:
+        world.bucket.gate.close("fetch")
+        found: list[bytes] = []
+
+        async def reader() -> None:
+            found.append(await m.read("x"))
+
+        async with trio.open_nursery() as nursery:
+            first = trio.CancelScope()
+
+            async def impatient() -> None:
+                with first:
+                    await m.read("x")
+
+            nursery.start_soon(impatient)
+            await world.bucket.gate.waiting("fetch")
+            nursery.start_soon(reader)
+            await trio.testing.wait_all_tasks_blocked()
+            first.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            world.bucket.gate.open()
+        assert found == [b"content"]
+    assert len(world.bucket.calls("fetch")) == 1
+
+
+async def test_ranges_across_chunk_borders(world: World, autojump_clock: object) -> None:
+    """Any part of a large object equals the same part of its content, at and across the borders of chunks."""
+    data = _bytes(7 * MIB)
+    world.bucket.put("x", data)
+    async with world.mount(upload=False) as m:
+        for offset, size in [
+            (0, 1), (CHUNK - 1, 2), (CHUNK, CHUNK), (CHUNK - 7, 2 * CHUNK + 9), (3 * CHUNK, 10 * MIB),
+            (7 * MIB - 1, 100), (7 * MIB, 1), (9 * MIB, 1), (0, 7 * MIB),
+        ]:  # fmt: skip
+            assert await m.read("x", offset, size) == data[offset : offset + size], (offset, size)
+    assert len(world.bucket.calls("fetch")) == 4, "each chunk once"
+
+
+async def test_sequential_reader_is_ahead_of_itself(world: World, autojump_clock: object) -> None:
+    """Reading a large file in the kernel's pieces asks for each chunk once, and for the next before it is needed."""
+    data = _bytes(9 * MIB)
+    world.bucket.put("x", data)
+    async with world.mount(upload=False) as m:
+        handle = await m.open("x")
+        pieces = []
+        for offset in range(0, len(data), 128 * 1024):
+            pieces.append(bytes(await m.files.read(handle, offset, 128 * 1024)))
+            await trio.testing.wait_all_tasks_blocked()
+        await m.close(handle)
+        assert b"".join(pieces) == data
+        assert m.engine.cache.counters.misses < 5
+    assert len(world.bucket.calls("fetch")) == 5
+
+
+@pytest.mark.parametrize("size", [1, CHUNK, CHUNK + 1])
+async def test_whole_files_of_border_sizes(world: World, autojump_clock: object, size: int) -> None:
+    """One byte, exactly one chunk, one byte more than a chunk."""
+    data = _bytes(size)
+    world.bucket.put("x", data)
+    async with world.mount(upload=False) as m:
+        assert await m.read("x") == data
+
+
+async def test_small_cache_under_parallel_readers(world: World, autojump_clock: object) -> None:
+    """Twelve readers of 12 large files with a cache of 5 MiB: all get the right bytes, and the limit is kept throughout."""
+    contents = {f"f{number}": _bytes(3 * MIB, number) for number in range(12)}
+    for name, data in contents.items():
+        world.bucket.put(name, data)
+    async with world.mount(upload=False, cache_size=5 * MIB) as m:
+        used: list[int] = []
+        world.bucket.tap = lambda: used.append(m.engine.cache.index.used)
+        right: list[bool] = []
+
+        async def reader(name: str) -> None:
+            for offset in (0, CHUNK - 10, CHUNK + 5, 0):
+                right.append(await m.read(name, offset, 100) == contents[name][offset : offset + 100])
+
+        with trio.fail_after(600.0):
+            async with trio.open_nursery() as nursery:
+                for name in contents:
+                    nursery.start_soon(reader, name)
+        used.append(m.engine.cache.index.used)
+        on_disk = sum(file.stat().st_size for file in (world.state() / "cache").glob("*/*"))
+        assert all(right)
+        assert len(right) == 48
+        assert max(used) <= 5 * MIB
+        assert on_disk == m.engine.cache.index.used <= 5 * MIB
+
+
+async def test_evicted_content_is_fetched_again(world: World, autojump_clock: object) -> None:
+    """Reading more than the cache holds, twice, gives the right bytes each time."""
+    contents = {f"f{number}": _bytes(1 * MIB, number) for number in range(6)}
+    for name, data in contents.items():
+        world.bucket.put(name, data)
+    async with world.mount(upload=False, cache_size=3 * MIB) as m:
+        for _ in range(2):
+            for name, data in contents.items():
+                assert await m.read(name) == data
+                assert m.engine.cache.index.used <= 3 * MIB
+
+
+async def test_last_used_content_stays(world: World, autojump_clock: object) -> None:
+    """Eviction takes what was not used for the longest time, of earlier runs first."""
+    for number in range(4):
+        world.bucket.put(f"f{number}", _bytes(MIB, number))
+    async with world.mount(upload=False, cache_size=3 * MIB) as m:
+        for name in ("f0", "f1"):
+            await m.read(name)
+    async with world.mount(upload=False, cache_size=3 * MIB) as m:
+        await m.read("f1")
+        await m.read("f2")
+        world.bucket.log.clear()
+        await m.read("f3")  # f0 has to go
+        for name in ("f1", "f2", "f3"):
+            await m.read(name)
+        assert len(world.bucket.calls("fetch")) == 1
+
+
+async def test_confirmed_uploads_count_for_the_cache(world: World, autojump_clock: object) -> None:
+    """What was uploaded lies in the cache, needs no download, and is evicted as the rest when room is short."""
+    async with world.mount(cache_size=3 * MIB) as m:
+        for number in range(5):
+            await m.write(f"f{number}", _bytes(MIB, number))
+        await m.drained()
+        assert m.engine.cache.index.used <= 3 * MIB
+        assert await m.read("f4") == _bytes(MIB, 4)
+        assert await m.read("f0") == _bytes(MIB, 0)
+
+
+async def test_what_is_not_in_b2_is_never_evicted(world: World, autojump_clock: object) -> None:
+    """With B2 down and the cache far too small, everything that was written can be read."""
+    async with world.mount(cache_size=1 * MIB) as m:
+        world.bucket.down = True
+        for number in range(5):
+            await m.write(f"f{number}", _bytes(MIB, number))
+        await trio.sleep(100.0)
+        for number in range(5):
+            assert await m.read(f"f{number}") == _bytes(MIB, number)
+        world.bucket.down = False
+        await m.drained()
+
+
+async def test_passing_read_fault_is_not_seen(world: World, autojump_clock: object) -> None:
+    """Three failures and a corrupt answer later the reader gets the right bytes."""
+    world.bucket.put("x", b"content")
+    async with world.mount(upload=False) as m:
+        world.bucket.faults += [Planted("fetch", DOWN) for _ in range(3)]
+        world.bucket.faults.append(Planted("fetch", BucketError(Fault.CORRUPT, "wrong SHA-1")))
+        assert await m.read("x") == b"content"
+
+
+async def test_read_while_b2_is_down(world: World, autojump_clock: object) -> None:
+    """After the deadline it is Unavailable (EIO), not before, never NotFound; when B2 is back it works."""
+    world.bucket.put("x", b"content")
+    async with world.mount(upload=False, read_deadline_s=60.0) as m:
+        world.bucket.down = True
+        began = trio.current_time()
+        with pytest.raises(Unavailable) as raised:
+            await m.read("x")
+        assert raised.value.errno == 5
+        assert 60.0 <= trio.current_time() - began < 61.0
+        assert await m.exists("x")
+        world.bucket.down = False
+        assert await m.read("x") == b"content"
+
+
+async def test_stalled_read_ends_at_the_deadline(world: World, autojump_clock: object) -> None:
+    """B2 that takes the request and never answers is the same."""
+    world.bucket.put("x", b"content")
+    async with world.mount(upload=False, read_deadline_s=60.0) as m:
+        world.bucket.gate.close("fetch")
+        with pytest.raises(Unavailable), trio.fail_after(61.0):
+            await m.read("x")
+        world.bucket.gate.open()
+        assert await m.read("x") == b"content"
+
+
+async def test_version_that_was_deleted_for_good(world: World, autojump_clock: object) -> None:
+    """A version that is gone from the bucket is an EIO for its reader; the name does not vanish by that."""
+    version = world.bucket.put("x", b"content")
+    async with world.mount(upload=False) as m:
+        world.bucket.purge(version.file_id)
+        with pytest.raises(BucketError) as raised:
+            await m.read("x")
+        assert raised.value.errno == 5
+        assert not isinstance(raised.value, NotFound)
+        assert await m.exists("x")
+
+
+async def test_unknown_name_while_b2_is_down(world: World, autojump_clock: object) -> None:
+    """In a directory that is not fully known a missing name is Unavailable, in a known one it is NotFound."""
+    world.bucket.put("d/x", b"1")
+    async with world.mount(listing=False, upload=False) as m:
+        world.bucket.down = True
+        with pytest.raises(Unavailable):
+            await m.node("d")
+        with pytest.raises(Unavailable):
+            await m.names("")
+        with pytest.raises(Unavailable):
+            await m.write("new", b"1")
+        with pytest.raises(NotFound):
+            await m.files.lookup(1, b"\xff")
+        world.bucket.down = False
+        assert await m.names("d") == ["x"]
+        world.bucket.down = True
+        with pytest.raises(NotFound):
+            await m.node("d/y")
+        with pytest.raises(NotFound):
+            await m.node("other")
+
+
+async def test_one_listing_for_all_who_wait(world: World, autojump_clock: object) -> None:
+    """Ten look-ups in an unknown directory ask for its listing once."""
+    world.bucket.put("x", b"1")
+    async with world.mount(listing=False, upload=False) as m:
+        world.bucket.log.clear()
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(m.exists, "x")
+        assert world.bucket.log == [("list_page", "")]
+
+
+async def test_second_start_asks_nothing(world: World, autojump_clock: object) -> None:
+    """With the same state directory and B2 down: names, attributes and cached content are there at once."""
+    world.bucket.put("d/x", b"content")
+    world.bucket.put("d/large", _bytes(3 * MIB))
+    async with world.mount() as m:
+        await m.write("mine", b"new")
+        before = await m.tree()
+        await m.drained()
+    world.bucket.down = True
+    world.bucket.log.clear()
+    async with world.mount(listing=False, upload=False) as m:
+        assert await m.tree() == before
+        assert not await m.exists("d/absent")
+    assert world.bucket.log == []
+
+
+async def test_another_host_sees_everything(world: World, autojump_clock: object) -> None:
+    """Modes, ns mtimes, symlinks, empty directories, names of any script: a mount with an empty state directory has them."""
+    async with world.mount() as m:
+        await m.mkdir("empty", 0o750)
+        await m.mkdir("диктант")
+        await m.write("диктант/🦊.txt", "текст".encode(), 0o640)
+        await m.utime("диктант/🦊.txt", -1_000_000_001)
+        await m.write("run.sh", b"#!", 0o755)
+        await m.utime("run.sh", 1_234_567_890_123_456_789)
+        await m.symlink("link", "диктант/🦊.txt")
+        await m.symlink("long", "t" * 1000)
+        await m.utime("empty", 1_000_000_007)
+        await m.drained()
+        expected = await m.tree()
+    assert expected["run.sh"].mtime_ns == 1_234_567_890_123_456_789
+    assert await world.seen_by_another() == expected
+    assert world.bucket.content("link") == "диктант/🦊.txt".encode()
+
+
+async def test_prefix_changes_nothing_here(world: World, tmp_path: object, autojump_clock: object) -> None:
+    """Keys are without the prefix on this side of the adapter."""
+    async with world.mount(prefix="site/") as m:
+        await m.write("x", b"1")
+        await m.drained()
+    assert world.bucket.files() == {"x": b"1"}
+
+
+async def test_writers_wait_for_room_in_the_budget(world: World, autojump_clock: object) -> None:
+    """When bytes that are not in B2 fill their budget, several writers wait until uploads make room, and all go on."""
+    async with world.mount(dirty_size=2 * MIB, dirty_wait_s=30.0) as m:
+        world.bucket.gate.close("upload")
+        await m.write("a", bytes(MIB))
+        await m.write("b", bytes(MIB))
+        done: list[str] = []
+
+        async def writer(name: str) -> None:
+            await m.write(name, bytes(MIB // 4))
+            done.append(name)
+
+        async with trio.open_nursery() as nursery:
+            for name in ("c", "d", "e", "f"):
+                nursery.start_soon(writer, name)
+            await trio.sleep(5.0)
+            assert done == []
+            world.bucket.gate.open()
+        assert len(done) == 4
+        await m.drained()
+
+
+async def test_full_budget_is_no_space_in_the_end(world: World, autojump_clock: object) -> None:
+    """A writer that waited in vain gets NoSpace, what was there before is untouched, and reads go on."""
+    world.bucket.put("x", b"content")
+    async with world.mount(dirty_size=MIB, dirty_wait_s=30.0) as m:
+        world.bucket.gate.close("upload")
+        await m.write("a", bytes(MIB))
+        began = trio.current_time()
+        with pytest.raises(NoSpace):
+            await m.write("b", b"1")
+        assert 30.0 <= trio.current_time() - began < 31.0
+        assert await m.read("x") == b"content"
+        assert await m.read("a") == bytes(MIB)
+        world.bucket.gate.open()
+        await m.drained()
+
+
+async def test_disk_full_in_the_middle_of_a_write(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that the disk cuts off leaves the file as long as it was: no acknowledged byte is missing."""
+    async with world.mount(upload=False) as m:
+        handle = await m.create("x")
+        await m.files.write(handle, 0, b"0123456789")
+        real, calls = os.pwrite, []
+
+        def cut(fd: int, data: bytes, offset: int) -> int:
+            calls.append(offset)
+            if len(calls) > 1:
+                raise OSError(28, "No space left on device")
+            return real(fd, data[:50], offset)
+
+        for offset in (5, 100):
+            calls.clear()
+            monkeypatch.setattr(os, "pwrite", cut)
+            try:
+                written = await m.files.write(handle, offset, b"x" * 100)
+            except NoSpace:
+                written = 0
+            monkeypatch.setattr(os, "pwrite", real)
+            size = max(10, offset + written) if written else 10
+            assert (await m.node("x")).inode.size == size
+            assert len(await m.files.read(handle, 0, 1000)) == size
+            assert os.stat(world.state() / "scratch" / str((await m.node("x")).ino)).st_size == size
+            await m.files.write(handle, 0, b"0123456789")
+            await m.truncate("x", 10)
+        await m.close(handle)
+
+
+async def test_fsync_covers_a_seal_that_comes_between(world: World, autojump_clock: object) -> None:
+    """If the file is sealed while fsync waits for the disk, the staged name is put on stable storage too."""
+    seam = HookSeam()
+    synced: list[str] = []
+    async with world.mount(seam=seam, upload=False) as m:
+        handle = await m.create("x")
+        await m.files.write(handle, 0, b"content")
+        node = await m.node("x")
+        seam.after["fsync"] = lambda: m.engine.content.seal(node)
+        inner = seam.thread
+
+        async def watched(call, *args):  # type: ignore[no-untyped-def]
+            if call.__name__ == "fsync_directory" and node.inode.staged:
+                synced.append(os.path.basename(args[0]))
+            return await inner(call, *args)
+
+        seam.thread = watched  # type: ignore[method-assign]
+        await m.files.sync(handle)
+        await m.close(handle)
+        assert node.inode.staged
+    assert "staged" in synced
