@@ -17,7 +17,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from b2fs.core.change import Blob, Change, Intent, ObjectRow
@@ -127,7 +127,8 @@ class Journal:
         """Checkpoint and close; blocks for the disk."""
         os.close(self._wal)
         self._reader.close()
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with suppress(sqlite3.DatabaseError):  # a full disk: then the log stays, and the next start reads it
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         self._db.close()
 
     # ------------------------------------------------------------ durability
@@ -198,8 +199,11 @@ class Journal:
         os.fdatasync(self._wal)
 
     def checkpoint(self) -> None:
-        """Move the log into the database, as far as nobody reads it. Waits for the disk; any thread."""
-        with self._reading:
+        """Move the log into the database, as far as nobody reads it. Waits for the disk; any thread.
+
+        NoSpace, ReadOnly: the log stays, nothing is lost.
+        """
+        with self._reading, self._errors():
             self._reader.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def log_size(self) -> int:

@@ -156,6 +156,11 @@ class Cache:
                 mine = self._part
                 try:
                     await volume.bucket.fetch(file_id, volume.disk.part_path(mine), offset, length, sha1)
+                except NoSpace:
+                    volume.seam.inline(volume.disk.drop_part, mine)
+                    if not self.give_way(length):
+                        raise
+                    return await attempt()
                 except BaseException:
                     volume.seam.inline(volume.disk.drop_part, mine)
                     raise

@@ -100,9 +100,10 @@ class Content:
     # ------------------------------------------------------------ writing
 
     async def write(self, node: Node, offset: int, data: bytes) -> int:
-        """All of `data` at `offset`, a hole before it if need be. Survives SIGKILL on return.
+        """Write `data` at `offset`, a hole before it if need be; how many bytes were written. Survives SIGKILL.
 
-        NoSpace: nothing was written. Suspends only when the scratch file has to be made.
+        Fewer only when the disk became full in the middle. NoSpace: nothing was written. Suspends only when the
+        scratch file has to be made or the budget is full.
         """
         if offset + len(data) > _MAX_FILE:
             raise TooLarge("B2 keeps files of up to 10 TB")
@@ -111,13 +112,13 @@ class Content:
         if node.fd < 0:
             await self._make_scratch(node, node.inode.size)
         try:
-            volume.seam.inline(_pwrite_all, node.fd, data, offset)
+            written = volume.seam.inline(_pwrite, node.fd, data, offset)
         except NoSpace:  # the disk itself is full: clean bytes give way, if there are any
             if not self._cache.give_way(len(data)):
                 raise
-            volume.seam.inline(_pwrite_all, node.fd, data, offset)
-        self._changed(node, max(node.inode.size, offset + len(data)))
-        return len(data)
+            written = volume.seam.inline(_pwrite, node.fd, data, offset)
+        self._changed(node, max(node.inode.size, offset + written))
+        return written
 
     async def truncate(self, node: Node, size: int) -> None:
         """Cut or extend (with zeros) to `size`. Only what is kept is fetched."""
@@ -344,17 +345,17 @@ def _read_rest(fd: int, buffer: memoryview, offset: int) -> None:
         buffer, offset = buffer[done:], offset + done
 
 
-def _pwrite_all(fd: int, data: bytes, offset: int) -> None:
-    """All or nothing where the disk is full: what a full disk cut off is taken back."""
+def _pwrite(fd: int, data: bytes, offset: int) -> int:
+    """Bytes written: all, or what fitted before the disk was full. NoSpace: none."""
     done = 0
     try:
         with disk_module.disk_errors():
             while done < len(data):
                 done += os.pwrite(fd, data[done:] if done else data, offset + done)
     except NoSpace:
-        if done and os.fstat(fd).st_size == offset + done:
-            os.ftruncate(fd, offset)
-        raise
+        if not done:
+            raise
+    return done
 
 
 def _truncate(fd: int, size: int) -> None:

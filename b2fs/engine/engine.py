@@ -26,7 +26,7 @@ from b2fs.engine.listing import Listing
 from b2fs.engine.seam import Seam
 from b2fs.engine.upload import Uploader
 from b2fs.engine.volume import Settings, Volume
-from b2fs.errors import BucketError, StateError
+from b2fs.errors import B2fsError, BucketError, StateError
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,10 @@ class Engine:
         while True:
             await trio.sleep(_HOUSEKEEPING_S)
             if volume.seam.inline(volume.journal.log_size) > _LOG_LIMIT:
-                await volume.seam.thread(volume.journal.checkpoint)
+                try:
+                    await volume.seam.thread(volume.journal.checkpoint)
+                except B2fsError as error:
+                    log.warning("the journal's log cannot be shortened: %s", error)
 
     async def _sweep(self) -> None:
         """Delete files of the cache that a crash left without a row."""

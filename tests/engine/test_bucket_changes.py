@@ -358,3 +358,26 @@ async def test_production_loops_find_what_others_do(world: World, autojump_clock
         await trio.sleep(700.0)
         assert set(await m.tree()) == {"x", "mine", "theirs"}
         assert m.dirty() == set()
+
+
+async def test_deleting_what_never_got_there_hides_nothing_of_others(world: World, autojump_clock: object) -> None:
+    """We made a file and deleted it, unsure whether it ever got to B2; what another client made there meanwhile stays."""
+    async with world.mount() as m:
+        world.bucket.faults.append(Planted("upload", DOWN, "a"))
+        await m.write("a", b"ours")
+        await m.until(lambda: not world.bucket.faults)
+        await m.unlink("a")
+        world.bucket.put("a", b"theirs")
+        await m.idle()
+    assert world.bucket.files() == {"a": b"theirs"}
+
+
+async def test_restart_hides_nothing_of_others(world: World, autojump_clock: object) -> None:
+    """The same for an intent that was left by an earlier run."""
+    async with world.mount(upload=False) as m:
+        await m.write("a", b"ours")
+        await m.unlink("a")
+    world.bucket.put("a", b"theirs")
+    async with world.mount(listing=False) as m:
+        await m.drained()
+    assert world.bucket.files() == {"a": b"theirs"}

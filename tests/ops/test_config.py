@@ -114,6 +114,14 @@ def test_durations(text: str, seconds: float) -> None:
     assert load(environ={"B2FS_QUIET_PERIOD": text}).quiet_period == seconds
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0s"), (0.5, "500ms"), (12.34, "12.3s"), (60, "1m"), (5400, "1.5h"), (172800, "2d")]
+)
+def test_a_duration_is_shown_in_its_largest_unit(seconds: float, text: str) -> None:
+    """`b2fs status` says `2d`, not `48h`."""
+    assert units.show_duration(seconds) == text
+
+
 @given(st.integers(0, 2**62))
 def test_a_shown_size_can_be_read(size: int) -> None:
     """What `show_size` prints, `parse_size` reads, to within the rounding of one decimal."""

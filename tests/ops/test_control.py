@@ -205,7 +205,8 @@ async def test_a_silent_client_is_dismissed(path: str, autojump_clock: MockClock
     """Who connects and asks nothing is told so after a while."""
     async with serving(path):
         answer = await raw(path, b'{"comm')
-    assert "too slow" in answer["error"] and autojump_clock.current_time() >= control.PATIENCE_S
+    assert "too slow" in answer["error"]
+    assert control.PATIENCE_S <= autojump_clock.current_time() < control.PATIENCE_S + 1
 
 
 async def test_a_busy_daemon_gives_signs_of_life(path: str, autojump_clock: MockClock) -> None:
@@ -214,6 +215,7 @@ async def test_a_busy_daemon_gives_signs_of_life(path: str, autojump_clock: Mock
         await stream.send_all(b'{"command": "wait"}\n')
         received = await stream.receive_some()
         assert json.loads(received.splitlines()[0]) == {"progress": {}}
+        assert autojump_clock.current_time() < control.KEEPALIVE_S + 1
     assert control.KEEPALIVE_S < client.SILENCE_S / 3
 
 
@@ -414,7 +416,8 @@ def test_the_address_fits_into_a_socket(monkeypatch: pytest.MonkeyPatch, tmp_pat
     long = tmp_path / ("x" * 100)
     long.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    for uid in (0, os.geteuid(), 4242):
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)  # root has its place in /run
+    for uid in (0, 4242):
         for each in address.candidates(uid):
             assert len(os.path.join(each, address.socket_name("/srv/" + "ё" * 3000))) < 108
 
