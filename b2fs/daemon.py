@@ -220,7 +220,7 @@ class Daemon:
             if command == "stats":
                 return engine.statistics()
             if command == "flush":
-                return await self._flush(engine, args.get("path") or "", report)
+                return await self._flush(engine, await engine.real_path(args.get("path") or ""), report)
             if command == "drain":
                 self._stop.set()
                 while not self._drained.is_set():

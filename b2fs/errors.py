@@ -45,6 +45,7 @@ class NotFound(B2fsError):
     """The name is proven absent. Never raised because B2 did not answer."""
 
     errno = errno.ENOENT
+    exit_code = Exit.USAGE
 
 
 class Exists(B2fsError):

@@ -17,7 +17,10 @@ import trio
 
 from b2fs.adapters.disk import Disk
 from b2fs.adapters.journal import Journal
+from b2fs.core import names
 from b2fs.core.bucket import Bucket, Identity
+from b2fs.core.inode import ROOT
+from b2fs.core.tree import Node
 from b2fs.engine import retry
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
@@ -26,11 +29,13 @@ from b2fs.engine.listing import Listing
 from b2fs.engine.seam import Seam
 from b2fs.engine.upload import Uploader
 from b2fs.engine.volume import Settings, Volume
-from b2fs.errors import B2fsError, BucketError, StateError
+from b2fs.errors import B2fsError, BucketError, NotFound, StateError
 
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S = 5.0
+_MAX_LINKS = 40
+"""Symbolic links in one path, as in the kernel."""
 _LOG_LIMIT = 4 * 1024 * 1024
 """Bytes of the journal's log after which it is moved into the database."""
 
@@ -199,13 +204,33 @@ class Engine:
             "ignored": [{"key": key, "why": why} for key, why in self.listing.ignored()],
         }
 
+    async def real_path(self, path: str) -> str:
+        """The path that a path of a command leads to, links followed; its last part may have been removed. NotFound."""
+        try:
+            return self.volume.tree.path(await self._walk(path))
+        except NotFound:
+            directory, name = names.split(path)
+            return names.join(self.volume.tree.path(await self._walk(directory)), name)
+
+    async def _walk(self, path: str) -> Node:
+        node, parts, links = self.volume.tree.node(ROOT), path.split("/")[::-1] if path else [], 0
+        while parts:
+            child = await self.files.lookup(node.ino, parts.pop().encode())
+            if not child.inode.is_link:
+                node = child
+                continue
+            target = await self.files.read_link(child.ino)
+            links += 1
+            if target.startswith("/") or links > _MAX_LINKS:
+                raise NotFound(f"{path}: the link {self.volume.tree.path(child)} leads out of the mount, or nowhere")
+            parts += [part for part in target.split("/")[::-1] if part]
+        return node
+
     async def path_status(self, path: str) -> dict[str, Any]:
         """Where the content of a path is. NotFound."""
         volume = self.volume
-        node = volume.tree.node(1)
-        for part in path.split("/") if path else ():
-            node = await self.files.lookup(node.ino, part.encode())
-        inode = node.inode
+        node = await self._walk(path)
+        path, inode = volume.tree.path(node), node.inode
         entry = next((e for k in volume.tree.keys(node) if (e := volume.schedule.entries.get(k))), None)
         if inode.scratch:
             state = "scratch"

@@ -442,8 +442,7 @@ def test_full_disk_while_writing(new_host: NewHost, devbucket: DevBucket, small_
             try:
                 for piece in range(8):
                     data = bytes([number, piece]) * 32768
-                    os.write(descriptor, data)
-                    written[name] += data
+                    written[name] += data[: os.write(descriptor, data)]
             finally:
                 os.close(descriptor)
     assert sum(map(len, written.values())) > 3 * MIB

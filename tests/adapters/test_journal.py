@@ -1,0 +1,316 @@
+"""The journal: what was committed is there, all of it or nothing, after whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from b2fs.adapters.journal import Journal
+from b2fs.core.change import Blob, Change, Intent, ObjectRow
+from b2fs.core.inode import Inode
+from b2fs.errors import NoSpace, ReadOnly, StateError
+
+FILE, DIR = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
+
+
+def _inode(ino: int, mode: int = FILE, **more: object) -> Inode:
+    return Inode(ino, mode, 1, 2, 1, 3, -4, 5, 6, **more)  # type: ignore[arg-type]
+
+
+def _row(key: str, file_id: str = "id") -> ObjectRow:
+    return ObjectRow(key, file_id, 3, "sha", 17, "m=1", 5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "journal.db")
+
+
+@pytest.fixture
+def journal(path: str) -> Iterator[Journal]:
+    journal = Journal(path)
+    yield journal
+    journal.close()
+
+
+def _everything(path: str) -> dict[str, list[tuple[object, ...]]]:
+    db = sqlite3.connect(path)
+    tables = ("inode", "dentry", "object", "intent", "blob")
+    found = {table: sorted(db.execute(f"SELECT * FROM {table}")) for table in tables}
+    db.close()
+    return found
+
+
+WHOLE = Change(
+    inodes=[_inode(5, rdev=7, target="ж", file_id="f", sha1="s", staged=9, scratch=True), _inode(6, DIR, complete=True)],
+    links=[(1, b"x", 5), (1, "🦊".encode(), 6)],
+    intents=[Intent("x", 3, 30)],
+    objects=[_row("x")],
+    blobs=[Blob("b", 10, 100)],
+)
+
+
+def test_committed_is_there_after_reopening(path: str) -> None:
+    """Every field of every kind of row reads back as it was written, types too."""
+    journal = Journal(path)
+    journal.commit(WHOLE)
+    journal.close()
+    journal = Journal(path)
+    assert [journal.inode(5), journal.inode(6)] == WHOLE.inodes
+    assert journal.inode(5).scratch is True  # type: ignore[union-attr]
+    assert journal.entry(1, "🦊".encode()) == WHOLE.inodes[1]
+    assert journal.object("x") == _row("x")
+    assert journal.intents() == [Intent("x", 3, 30)]
+    assert journal.blob("b") == Blob("b", 10, 100)
+    assert journal.blob_totals() == (10, 1)
+    journal.close()
+
+
+def test_failing_commit_writes_nothing(journal: Journal, path: str) -> None:
+    """An error in the last of its rows takes the whole change back, and the next commit works."""
+    journal.commit(Change(inodes=[_inode(4)]))
+    before = _everything(path)
+    broken = Change(inodes=[_inode(7)], links=[(1, b"y", 7)], blobs=[Blob("bad", object(), 1)])  # type: ignore[arg-type]
+    with pytest.raises(Exception, match="type 'object' is not supported"):
+        journal.commit(broken)
+    assert _everything(path) == before
+    journal.commit(WHOLE)
+    assert journal.inode(5) is not None
+
+
+def test_deletions_of_a_change(journal: Journal, path: str) -> None:
+    """What a change takes away is gone, what it gives under the same name is there."""
+    journal.commit(WHOLE)
+    journal.commit(
+        Change(
+            inodes=[_inode(8)], gone=[5], unlinks=[(1, b"x"), (1, "🦊".encode())], links=[(1, b"x", 8)],
+            lost_objects=["x"], lost_blobs=["b"],
+        )
+    )  # fmt: skip
+    assert (journal.inode(5), journal.object("x"), journal.blob("b")) == (None, None, None)
+    assert journal.entry(1, b"x") == _inode(8)
+    assert journal.entry(1, "🦊".encode()) is None
+
+
+def test_intent_ends_by_its_generation(journal: Journal) -> None:
+    """An older generation ends nothing; a newer one keeps the time since when the key is dirty."""
+    journal.commit(Change(intents=[Intent("x", 3, 30)]))
+    journal.commit(Change(intents=[Intent("x", 4, 40)]))
+    journal.commit(Change(settled=[("x", 3)]))
+    assert journal.intents() == [Intent("x", 4, 30)]
+    journal.commit(Change(settled=[("x", 4)]))
+    assert journal.intents() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_commit_survives_sigkill(path: str, checkpoint: bool) -> None:
+    """A process that commits and kills itself at once loses nothing of it."""
+    child = f"""
+import os, signal
+from b2fs.adapters.journal import Journal
+from tests.adapters.test_journal import WHOLE
+journal = Journal({path!r})
+number = journal.next_number()
+journal.commit(WHOLE)
+if {checkpoint}: journal.checkpoint()
+print(number, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    run = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    journal = Journal(path)
+    assert [journal.inode(5), journal.inode(6)] == WHOLE.inodes
+    assert journal.intents() == WHOLE.intents
+    assert journal.next_number() > int(run.stdout)
+    journal.close()
+
+
+def test_numbers_never_repeat(path: str) -> None:
+    """They only grow, across blocks and restarts, also when the last run never said goodbye."""
+    seen = 1
+    for _ in range(3):
+        journal = Journal(path)
+        for _ in range(5000):
+            number = journal.next_number()
+            assert number > seen
+            seen = number
+        journal.close()
+
+
+def test_numbers_do_not_repeat_after_a_full_disk(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the counter cannot be written, no number is given out that a restart would give out again."""
+    journal = Journal(path)
+    given = [journal.next_number()]
+    while given[-1] % 4096 != 1:  # up to the end of a block
+        given.append(journal.next_number())
+
+    def full(name: str, value: str) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "set_meta", full)
+        for _ in range(5):
+            try:
+                given.append(journal.next_number())
+            except (sqlite3.OperationalError, NoSpace, ReadOnly):
+                continue
+    given += [journal.next_number() for _ in range(5)]
+    journal.close()
+    journal = Journal(path)
+    assert journal.next_number() > max(given)
+    journal.close()
+
+
+def test_another_schema_is_refused(path: str) -> None:
+    """A journal of another version is not guessed at."""
+    journal = Journal(path)
+    journal.set_meta("schema", "99")
+    journal.close()
+    with pytest.raises(StateError, match="schema 99"):
+        Journal(path)
+
+
+@pytest.mark.parametrize("content", [b"hello, this is a text file, not a database\n" * 50, os.urandom(8192)])
+def test_not_a_database(path: str, content: bytes) -> None:
+    """Any other file is refused and left as it is."""
+    Path(path).write_bytes(content)
+    with pytest.raises(StateError, match="not a b2fs journal"):
+        Journal(path)
+    assert Path(path).read_bytes() == content
+
+
+def test_only_the_owner_may_read_it(journal: Journal, path: str) -> None:
+    """The database and its log are 0600."""
+    journal.commit(WHOLE)
+    for suffix in ("", "-wal", "-shm"):
+        assert stat.S_IMODE(os.stat(path + suffix).st_mode) == 0o600, suffix
+
+
+def test_full_disk_is_no_space_and_the_journal_goes_on(journal: Journal) -> None:
+    """A commit that does not fit raises NoSpace, leaves nothing, and the next small one works."""
+    journal.commit(WHOLE)
+    pages = journal._db.execute("PRAGMA page_count").fetchone()[0]
+    journal._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    with pytest.raises(NoSpace):
+        journal.commit(Change(inodes=[_inode(number, target="t" * 500) for number in range(100, 300)]))
+    journal._db.execute("PRAGMA max_page_count = 1000000")
+    assert journal.inode(100) is None
+    journal.commit(Change(inodes=[_inode(100)]))
+    assert journal.inode(100) == _inode(100)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+def test_full_tmpfs(tmp_path: Path) -> None:
+    """The same on a disk that is really full; once there is room again the journal goes on."""
+    disk = tmp_path / "small"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk], check=False).returncode:
+        pytest.skip("no tmpfs can be mounted here")
+    try:
+        journal = Journal(str(disk / "journal.db"))
+        with open(disk / "filler", "wb") as filler:
+            while True:
+                try:
+                    filler.write(bytes(4096))
+                    filler.flush()
+                except OSError:
+                    break
+        with pytest.raises(NoSpace):
+            for start in range(1000, 9000, 100):
+                journal.commit(Change(inodes=[_inode(number, target="t" * 200) for number in range(start, start + 100)]))
+        committed = len(_everything(str(disk / "journal.db"))["inode"])
+        assert committed % 100 == 0
+        os.unlink(disk / "filler")
+        journal.commit(Change(inodes=[_inode(7)]))
+        journal.close()
+        journal = Journal(str(disk / "journal.db"))
+        assert journal.inode(7) == _inode(7)
+        journal.close()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.fixture
+def filled(journal: Journal) -> Journal:
+    journal.commit(
+        Change(
+            inodes=[
+                _inode(1, DIR), _inode(2, DIR), _inode(3, DIR), _inode(4), _inode(5, file_id="v", scratch=True),
+                _inode(6, staged=8), _inode(7, file_id="w"),
+            ],
+            links=[
+                (1, "диктант".encode(), 2), (2, "🦊".encode(), 3), (3, b"a b.txt", 4), (2, b"x", 5), (1, b"y", 6),
+                (1, b"z", 7),
+            ],
+        )
+    )  # fmt: skip
+    return journal
+
+
+def test_load_directory(filled: Journal) -> None:
+    """Its own entries with their inodes, of no other directory."""
+    assert dict(filled.load_directory(2)) == {"🦊".encode(): _inode(3, DIR), b"x": filled.inode(5)}
+    assert filled.load_directory(4) == []
+
+
+def test_subtree(filled: Journal) -> None:
+    """All paths below a directory, of any script, and which are directories."""
+    below = {("🦊", True), ("🦊/a b.txt", False), ("x", False)}
+    assert set(filled.subtree(2)) == below
+    assert set(filled.subtree(1)) == {("y", False), ("z", False), ("диктант", True)} | {
+        (f"диктант/{path}", is_dir) for path, is_dir in below
+    }
+
+
+def test_path_inode(filled: Journal) -> None:
+    """A path of any script leads to its inode, one that is not there to nothing."""
+    assert filled.path_inode("диктант/🦊/a b.txt") == _inode(4)
+    assert filled.path_inode("диктант/none/x") is None
+
+
+def test_what_is_not_in_b2(filled: Journal) -> None:
+    """Files with scratch or staged content, and who lives in a version."""
+    assert {inode.ino for inode in filled.dirty_inodes()} == {5, 6}
+    assert filled.lives_in("w") == filled.inode(7)
+    assert filled.lives_in("none") is None
+    assert filled.lives_in("") is None, "no version is nobody's home"
+
+
+def test_objects_of_a_range(journal: Journal) -> None:
+    """Half-open, below the prefix, in the byte order of keys, and the neighbours of a prefix are not in it."""
+    keys = ["a", "d", "d-", "d/", "d/a", "d/b", "d/ж", "d/🦊", "d/\U0010fffe", "d/\U0010ffff", "d0", "e"]
+    journal.commit(Change(objects=[_row(key) for key in keys]))
+    assert list(journal.objects("d/", "", None)) == keys[3:10]
+    assert list(journal.objects("d/", "d/b", "d/🦊")) == ["d/b", "d/ж"]
+    assert list(journal.objects("", "", None)) == keys
+    assert list(journal.objects("", "d/🦊", None)) == keys[7:]
+    assert journal.knows_below("d/")
+    assert not journal.knows_below("x/")
+
+
+def test_blobs_of_a_version(journal: Journal) -> None:
+    """The whole one and its chunks, not those of an id that begins alike."""
+    names = ["id", "id.0", "id.12", "id2", "id2.0", "i"]
+    journal.commit(Change(blobs=[Blob(name, 1, number) for number, name in enumerate(names)]))
+    assert {blob.name for blob in journal.blobs_of("id")} == {"id", "id.0", "id.12"}
+
+
+def test_coldest_blobs_in_pages(journal: Journal) -> None:
+    """By the time of last use, then name; a page goes on behind the last one."""
+    blobs = [Blob(name, 1, used) for used, name in [(5, "c"), (1, "b"), (1, "a"), (9, "d")]]
+    journal.commit(Change(blobs=blobs))
+    first = journal.coldest_blobs(2, (-1, ""))
+    assert [blob.name for blob in first] == ["a", "b"]
+    assert [blob.name for blob in journal.coldest_blobs(9, (first[-1].used_s, first[-1].name))] == ["c", "d"]
