@@ -52,7 +52,9 @@ def test_canonical_attributes_tell_any_difference(inode: Inode, field: str) -> N
     """Each attribute that an object carries is in its canonical form; nothing else is."""
     other = replace(inode, **{field: getattr(inode, field) ^ 1})
     assert attributes(other) != attributes(inode)
-    elsewhere = replace(inode, ino=8, ctime_ns=1, atime_ns=2, nlink=3, size=4, file_id="b", sha1="b", staged=1, scratch=True)
+    elsewhere = replace(
+        inode, ino=8, ctime_ns=1, atime_ns=2, nlink=3, size=4, file_id="b", sha1="b", staged=1, scratch=True
+    )
     assert attributes(elsewhere) == attributes(inode)
 
 
@@ -64,6 +66,7 @@ VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(["x", "d/.bzEmpty", "d/"]),
     st.dictionaries(st.sampled_from(["src_last_modified_millis", "b2fs", "b2fs_link", "other"]), VALUES),

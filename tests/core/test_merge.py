@@ -66,7 +66,9 @@ def test_missing_object() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from("abc"), st.tuples(st.sampled_from(["", "1", "2"]), st.integers(1, 3), st.integers(9, 11))),
+    st.dictionaries(
+        st.sampled_from("abc"), st.tuples(st.sampled_from(["", "1", "2"]), st.integers(1, 3), st.integers(9, 11))
+    ),
     st.dictionaries(st.sampled_from("abc"), st.tuples(st.sampled_from(["1", "2"]), st.integers(1, 3))),
 )
 def test_news_are_disjoint_and_of_old_rows_only(

@@ -24,7 +24,9 @@ def test_name_that_cannot_be(name: bytes, error: type[Exception]) -> None:
         names.decode(name)
 
 
-@pytest.mark.parametrize("name", ["x" * 250, "ж" * 125, "🦊", " a ", "...", ".hidden", "a\\b", "%2F", "-", "\u200b", "\x80"])
+@pytest.mark.parametrize(
+    "name", ["x" * 250, "ж" * 125, "🦊", " a ", "...", ".hidden", "a\\b", "%2F", "-", "\u200b", "\x80"]
+)
 def test_name_that_can_be(name: str) -> None:
     """Everything else is a name, unescaped."""
     assert names.decode(name.encode()) == name
@@ -87,7 +89,14 @@ def test_header_budget_is_percent_encoded() -> None:
 
 @pytest.mark.parametrize(
     ("key", "directory"),
-    [("d/.bzEmpty", "d"), (".bzEmpty", ""), ("d/e/", "d/e"), ("d/x", None), ("x.bzEmpty", None), ("d/.bzEmpty/x", None)],
+    [
+        ("d/.bzEmpty", "d"),
+        (".bzEmpty", ""),
+        ("d/e/", "d/e"),
+        ("d/x", None),
+        ("x.bzEmpty", None),
+        ("d/.bzEmpty/x", None),
+    ],
 )
 def test_markers(key: str, directory: str | None) -> None:
     """Both forms of a directory's marker are known, and nothing else is one."""

@@ -440,5 +440,5 @@ class TreeMachine(RuleBasedStateMachine):
                 assert node.inode.nlink == 1
 
 
-TestTreeMachine = TreeMachine.TestCase
+TestTreeMachine = pytest.mark.slow(TreeMachine.TestCase)
 TestTreeMachine.settings = settings(max_examples=100, stateful_step_count=30)

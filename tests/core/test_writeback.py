@@ -281,5 +281,5 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert self.schedule.next_due_s() == (min(waiting) if waiting else None)
 
 
-TestScheduleMachine = ScheduleMachine.TestCase
+TestScheduleMachine = pytest.mark.slow(ScheduleMachine.TestCase)
 TestScheduleMachine.settings = settings(max_examples=100, stateful_step_count=30)

@@ -24,5 +24,9 @@ def _no_bug_in_the_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     random.seed(20240229)  # the jitter of retries
     caplog.set_level(logging.INFO, logger="b2fs")
     yield
-    bugs = [record.getMessage() for record in caplog.get_records("call") if record.exc_info and record.exc_info[0] is not Dead]
+    bugs = [
+        record.getMessage()
+        for record in caplog.get_records("call")
+        if record.exc_info and record.exc_info[0] is not Dead
+    ]
     assert not bugs, f"logged with a traceback: {bugs}"

@@ -183,6 +183,4 @@ def outcome(model: Model, step: Step, now_ns: int) -> tuple[Model, type[B2fsErro
 
 def objects_of(tree: Tree) -> dict[str, bytes]:
     """The objects that a bucket holds for a tree, without the root's marker."""
-    return {
-        f"{path}/.bzEmpty" if _kind(entry) == _DIR else path: entry.content for path, entry in tree.items()
-    }
+    return {f"{path}/.bzEmpty" if _kind(entry) == _DIR else path: entry.content for path, entry in tree.items()}

@@ -135,6 +135,7 @@ async def test_stale_listing_after_an_unheard_hide(world: World, autojump_clock:
         stale.end()
 
 
+@pytest.mark.slow
 async def test_listing_that_fails_midway_proves_nothing(world: World, autojump_clock: object) -> None:
     """Of 2500 names the second page fails: no directory is complete, no name is taken as absent; later all are there."""
     for number in range(2500):
@@ -160,6 +161,7 @@ async def test_listing_that_fails_midway_proves_nothing(world: World, autojump_c
         assert len(await m.names()) == 2500
 
 
+@pytest.mark.slow
 async def test_directory_listing_that_fails_midway(world: World, autojump_clock: object) -> None:
     """The same for one directory with a delimiter: retried from where it was, then complete."""
     for number in range(1500):
@@ -200,7 +202,8 @@ async def test_foreign_objects(world: World, autojump_clock: object) -> None:
             if not listing:
                 assert (await m.node("m" * 253)).inode.size == 1
             tree = await m.tree()
-            assert set(tree) == {"fine", "far", "odd", "m" * 253, "made", "marked", "both", "both/x"}
+            empty = set() if listing else {"a", "d"}  # directories whose only objects cannot be shown
+            assert set(tree) == {"fine", "far", "odd", "m" * 253, "made", "marked", "both", "both/x"} | empty
             assert tree["both"].mode == 0o040755
             assert {tree[name].mode for name in ("fine", "far", "odd")} == {0o100644}
             ignored = dict(m.engine.listing.ignored())

@@ -68,8 +68,6 @@ HISTORIES = st.tuples(BEGINNINGS, st.lists(st.one_of(STEPS, STEPS, EVENTS), max_
 )
 
 
-
-
 class _Player:
     """Plays a history on a mount and on the model."""
 

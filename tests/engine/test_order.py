@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import trio
 
 from b2fs.errors import BucketError, Fault
@@ -108,6 +109,7 @@ async def test_new_file_under_the_old_name(world: World, autojump_clock: object)
     assert world.bucket.files() == {"a": b"two", "b": b"one"}
 
 
+@pytest.mark.slow
 async def test_directory_of_many_files_is_renamed(world: World, autojump_clock: object) -> None:
     """Every file is visible under its old or new name at every moment, and none under both in the end."""
     contents = {f"{number:03}": b"%d" % number for number in range(300)}
@@ -238,7 +240,9 @@ async def test_drain_ends_when_a_renamed_file_is_refused(world: World, autojump_
     world.bucket.put("a", b"content")
     async with world.mount(check=False) as m:
         world.bucket.faults += [
-            Planted(call, BucketError(Fault.REFUSED, "bad name"), "bad") for call in ("upload", "copy") for _ in range(9)
+            Planted(call, BucketError(Fault.REFUSED, "bad name"), "bad")
+            for call in ("upload", "copy")
+            for _ in range(9)
         ]
         await m.rename("a", "bad")
         left = None

@@ -116,6 +116,7 @@ async def test_whole_files_of_border_sizes(world: World, autojump_clock: object,
         assert await m.read("x") == data
 
 
+@pytest.mark.slow
 async def test_small_cache_under_parallel_readers(world: World, autojump_clock: object) -> None:
     """Twelve readers of 12 large files with a cache of 5 MiB: all get the right bytes, and the limit is kept throughout."""
     contents = {f"f{number}": _bytes(3 * MIB, number) for number in range(12)}

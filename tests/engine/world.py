@@ -238,7 +238,9 @@ class Mount:
         await self.files.set_attributes((await self.node(path)).ino, NewAttributes(mode=mode))
 
     async def utime(self, path: str, mtime_ns: int) -> None:
-        await self.files.set_attributes((await self.node(path)).ino, NewAttributes(atime_ns=mtime_ns, mtime_ns=mtime_ns))
+        await self.files.set_attributes(
+            (await self.node(path)).ino, NewAttributes(atime_ns=mtime_ns, mtime_ns=mtime_ns)
+        )
 
     # ------------------------------------------------------------ names
 
@@ -343,7 +345,11 @@ class World:
             disk.close()
         if peace:
             fsck(self.state(name), None if crashed else used)
-            held = [file.stat().st_size for folder in ("scratch", "staged") for file in (self.state(name) / folder).iterdir()]
+            held = [
+                file.stat().st_size
+                for folder in ("scratch", "staged")
+                for file in (self.state(name) / folder).iterdir()
+            ]
             assert precious == sum(held), "the budget of bytes that are not in B2"
 
     def forget(self, name: str) -> None:
@@ -381,7 +387,9 @@ def fsck(state: Path, used: int | None = None) -> None:
             assert nlink == sum(child == ino for _, _, child in dentries) == 1, f"links of file {ino}"
     for parent, _, _ in dentries:
         assert stat.S_ISDIR(inodes[parent][1]), "only a directory has names"
-    assert {int(name) for name in os.listdir(state / "scratch")} == {ino for ino, *_, scratch in inodes.values() if scratch}
+    assert {int(name) for name in os.listdir(state / "scratch")} == {
+        ino for ino, *_, scratch in inodes.values() if scratch
+    }
     assert {int(name) for name in os.listdir(state / "staged")} == {row[4] for row in inodes.values() if row[4]}
     for _, _, _, size, staged, scratch in inodes.values():
         if staged and not scratch:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import shutil
 import socket
@@ -532,6 +533,24 @@ def test_failed_write_harms_nothing(new_host: NewHost, devbucket: DevBucket, sma
     (small_disk / "ballast").unlink()
     host.stop()
     assert in_bucket(devbucket) == {**FILES, "a.txt": bytes(model)}
+
+
+@pytest.mark.slow
+def test_full_disk_under_a_shared_map(new_host: NewHost, small_disk: Path) -> None:
+    """A program that writes through a shared map hears of a full disk: at msync, fsync or close, not never."""
+    host = new_host(state_dir=str(small_disk / "state"), quiet_period=LONG)
+    host.start_listed()
+    descriptor = os.open(host.path / "map", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(descriptor, MIB)
+    fill(small_disk / "ballast")
+    os.truncate(small_disk / "ballast", (small_disk / "ballast").stat().st_size - 10 * 4096)
+    with pytest.raises(OSError) as caught, mmap.mmap(descriptor, MIB) as mapped:
+        mapped[:] = b"x" * MIB
+        mapped.flush()
+        os.fsync(descriptor)
+    assert caught.value.errno in (errno.ENOSPC, errno.EIO)
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
 
 
 def hosts_tree(host: Host) -> dict[str, bytes]:

@@ -325,10 +325,27 @@ def test_second_start_without_b2(new_host: NewHost, fresh_devbucket: DevBucket, 
     assert (mount.path / "a.txt").read_bytes() == FILES["a.txt"]
 
     bucket.admin.up() if how == "resets" else bucket.restart()
-    until(lambda: FILES.items() <= in_bucket(bucket).items(), 90)  # the pauses between attempts have grown
+    mount.flush()
+    assert FILES.items() <= in_bucket(bucket).items()
     assert (mount.path / "dir/uncached").read_bytes() == b"never read"
-    until(lambda: mount.status()["online"])
+    until(lambda: mount.status()["online"], 90)  # the pauses between attempts have grown
     mount.stop()
+
+
+@pytest.mark.slow
+def test_drain_asks_b2_at_once(new_host: NewHost, devbucket: DevBucket) -> None:
+    """A start without B2 that waits long for its next attempt does not make a stop wait, once B2 is back."""
+    mount = new_host()
+    mount.start_listed()
+    mount.stop()
+    away = devbucket.admin.fault("status", "b2_authorize_account", count=2, status=503, retry_after_s=30)
+    mount.start()
+    write(mount.path)
+    until(lambda: devbucket.admin.fired(away) == 2)
+    began = time.monotonic()
+    mount.stop()
+    assert time.monotonic() - began < 15
+    assert in_bucket(devbucket) == FILES
 
 
 @pytest.mark.slow
@@ -367,7 +384,9 @@ def test_drain_timeout_leaves_a_manifest(new_host: NewHost, devbucket: DevBucket
     else:
         devbucket.admin.down()
     write(mount.path)
+    began = time.monotonic()
     mount.stop(Exit.NOT_DRAINED)
+    assert time.monotonic() - began < 4, "a host that gives a stop ten seconds kills what takes eleven"
     assert stat.S_IMODE((mount.state / MANIFEST).stat().st_mode) == 0o600
     found = manifest(mount)
     assert set(found) == set(FILES)
