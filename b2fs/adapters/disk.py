@@ -117,7 +117,7 @@ class Disk:
     def make_staged(self, generation: int, data: bytes) -> str:
         """A staged file of the daemon's own making (symlink target, empty body); its path."""
         path = self.staged_path(generation)
-        with disk_errors(), open(path, "wb") as file:
+        with disk_errors(), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(data)
         return path
 

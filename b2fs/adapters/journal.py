@@ -80,9 +80,9 @@ def _inode(row: Sequence[Any]) -> Inode:
     return Inode(*row[:14], *map(bool, row[14:]))
 
 
-def _like(prefix: str) -> tuple[str, str]:
-    """The half-open range of all strings that start with `prefix`, in SQLite's byte order."""
-    return prefix, prefix + "\U0010ffff"
+def _starting(prefix: str) -> tuple[str, str | bytes]:
+    """The half-open range of all texts that start with `prefix`; to SQLite every blob is greater than any text."""
+    return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else b""
 
 
 class Journal:
@@ -214,8 +214,9 @@ class Journal:
     def next_number(self) -> int:
         """The next of a series that never repeats and only grows: inode numbers and generations."""
         if self._next >= self._end:
-            self._end = self._next + _ID_BLOCK
-            self.set_meta("counter", str(self._end))
+            end = self._next + _ID_BLOCK
+            self.set_meta("counter", str(end))
+            self._end = end
         self._next += 1
         return self._next - 1
 
@@ -305,9 +306,9 @@ class Journal:
 
     def objects(self, prefix: str, start: str, end: str | None) -> dict[str, ObjectRow]:
         """Rows with start <= key < end (None: no end) below `prefix`. Any thread."""
-        low, high = _like(prefix)
+        low, high = _starting(prefix)
         query = "SELECT * FROM object WHERE key >= ? AND key < ? ORDER BY key"
-        bounds = (max(low, start), high if end is None else min(high, end))
+        bounds = (max(low, start), end if end is not None and (isinstance(high, bytes) or end < high) else high)
         with self._reading:
             return {row[0]: ObjectRow(*row) for row in self._reader.execute(query, bounds)}
 
@@ -315,7 +316,7 @@ class Journal:
         """Whether any row, tombstones too, has a key that starts with `prefix`. Any thread."""
         query = "SELECT 1 FROM object WHERE key >= ? AND key < ? LIMIT 1"
         with self._reading:
-            return self._reader.execute(query, _like(prefix)).fetchone() is not None
+            return self._reader.execute(query, _starting(prefix)).fetchone() is not None
 
     def forget_tombstones(self, before_ms: int) -> None:
         """Drop tombstones that no listing can contradict any more."""
@@ -356,6 +357,6 @@ class Journal:
 
     def blobs_of(self, file_id: str) -> list[Blob]:
         """The blobs that hold (parts of) a version."""
-        low, high = _like(file_id + ".")
+        low, high = _starting(file_id + ".")
         query = "SELECT name, size, used_s FROM blob WHERE name = ? OR (name >= ? AND name < ?)"
         return [Blob(*row) for row in self._db.execute(query, (file_id, low, high))]

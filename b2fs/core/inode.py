@@ -35,6 +35,9 @@ ROOT = 1
 
 _MS = 1_000_000
 _UNREADABLE = -1
+_TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+_LINK_ROOM = 400
+"""Bytes of the header that a symlink's target may take; a longer one is in the body alone."""
 
 
 class Inode(msgspec.Struct, frozen=True):
@@ -101,7 +104,7 @@ def to_info(inode: Inode, operation: str) -> dict[str, str]:
     if inode.rdev:
         packed += f";d={inode.rdev}"
     info = {INFO_MTIME: str(millis), INFO_B2FS: f"{packed};o={operation}"}
-    if inode.is_link and len(inode.target) <= 250:
+    if inode.is_link and names.header_size("", {INFO_LINK: inode.target}) <= _LINK_ROOM:
         info[INFO_LINK] = inode.target
     return info
 
@@ -120,8 +123,8 @@ def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
     fields = _fields(version.info.get(INFO_B2FS, ""))
     is_marker = names.marked_directory(version.key) is not None
     fallback = stat.S_IFDIR | defaults.dir_mode if is_marker else stat.S_IFREG | defaults.file_mode
-    mode = _number(fields.get("m", ""), 8)
-    if mode == _UNREADABLE or stat.S_ISDIR(mode) != is_marker or stat.S_IFMT(mode) == 0:
+    mode = max(0, _number(fields.get("m", ""), 8))
+    if stat.S_ISDIR(mode) != is_marker or stat.S_IFMT(mode) not in _TYPES:
         mode = fallback
     mtime_ns = _mtime_ns(version, fields)
     uid, gid, rdev = (_number(fields.get(name, "")) for name in "ugd")

@@ -85,4 +85,6 @@ class CacheIndex:
 
     def hot_names(self) -> list[str]:
         """From the longest unused to the last used."""
-        return list(self._hot)
+        found = [self._hot.popitem() for _ in range(len(self._hot))]  # the only order that cachetools shows
+        self._hot.update(found)
+        return [name for name, _ in found]

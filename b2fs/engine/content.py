@@ -215,14 +215,15 @@ class Content:
         if inode.scratch or inode.staged:
             if inode.scratch:
                 self.stamp(node)
-                own, folder = os.dup(node.fd), "scratch"
+                own = os.dup(node.fd)
             else:
-                own, folder = volume.seam.inline(volume.disk.open_staged, inode.staged), "staged"
+                own = volume.seam.inline(volume.disk.open_staged, inode.staged)
             try:
                 await volume.seam.thread(disk_module.fsync, own)
             finally:
                 os.close(own)
-            await volume.seam.thread(disk_module.fsync_directory, os.path.join(volume.disk.root, folder))
+            for folder in ("scratch", "staged"):  # both: it may be sealed meanwhile
+                await volume.seam.thread(disk_module.fsync_directory, os.path.join(volume.disk.root, folder))
         await volume.seam.thread(volume.journal.sync)
 
     def release(self, node: Node) -> None:

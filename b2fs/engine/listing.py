@@ -233,9 +233,7 @@ class Listing:
             key, version.file_id, version.size, version.sha1, version.uploaded_ms, attributes(described),
             volume.journal.next_number(),
         )  # fmt: skip
-        if volume.schedule.covers(key):
-            log.warning("%r was changed in the bucket and here; ours goes on top, theirs is the version below", key)
-            volume.commit(Change(objects=[row]))
+        if self._is_ours(row):
             return
         if marked is not None:
             await self._marker(marked, described, row)
@@ -247,7 +245,16 @@ class Listing:
         except NotDirectory:
             self._ignore(key, "a file has the name of one of its directories; rename one of the two")
             return
-        self._entry(parent, name.encode(), described, row)
+        if not self._is_ours(row):
+            self._entry(parent, name.encode(), described, row)
+
+    def _is_ours(self, row: ObjectRow) -> bool:
+        """Whether what is here has yet to go to that key: then it stays, and what the bucket has is only noted."""
+        if not self._volume.schedule.covers(row.key):
+            return False
+        log.warning("%r was changed in the bucket and here; ours goes on top, theirs is the version below", row.key)
+        self._volume.commit(Change(objects=[row]))
+        return True
 
     def _entry(self, parent_ino: int, name: bytes, described: Inode, row: ObjectRow) -> None:
         """Put a file of the bucket under its name, in place of what was there."""
@@ -276,6 +283,8 @@ class Listing:
             ino = await self._directory(path)
         except NotDirectory:
             self._ignore(row.key, "a file has the name of this directory; rename one of the two")
+            return
+        if self._is_ours(row):
             return
         old = self._row(ino)
         inode = replace(

@@ -162,7 +162,7 @@ class Uploader:
         if step is Step.WAIT and needed_by is not None:
             entry.waits_for = needed_by.ino
             return _WAIT_S
-        if step is Step.HIDE:
+        if step is Step.HIDE and (row is not None and row.file_id or await self._is_our_work(key)):
             await self._hide(key, generation)
         elif live is None or node is None:
             self._volume.commit(Change(settled=[(key, generation)]))
@@ -180,6 +180,11 @@ class Uploader:
                 self._volume.commit(Change(lost_objects=[key], dirty=[key]))
                 return _ORDER_S
         return None
+
+    async def _is_our_work(self, key: str) -> bool:
+        """Whether the visible version of a key that we know nothing of was made by an attempt of ours."""
+        version = await self._volume.bucket.head(key)
+        return version is not None and operation_of(version.info).startswith(self._volume.mount_id + ".")
 
     async def _hide(self, key: str, generation: int) -> None:
         hidden_ms = await self._volume.bucket.hide(key)
