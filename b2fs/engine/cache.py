@@ -181,6 +181,7 @@ class Cache:
             if reserved:
                 self.index.release(length)
                 self._room.set()
+                self._room = trio.Event()
             del self._flights[name]
             if number:
                 volume.seam.inline(volume.disk.drop_part, number)
@@ -219,7 +220,6 @@ class Cache:
         while self.index.short(size) > 0 and not self._evict(self.index.short(size)):
             if self.index.reserved == 0:
                 break
-            self._room = trio.Event()
             await self._room.wait()
         self.index.reserve(size)
 

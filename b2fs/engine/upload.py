@@ -119,6 +119,7 @@ class Uploader:
             self._slots.release()
             self._volume.wake()
             self._finished.set()
+            self._finished = trio.Event()
 
     def _recovered(self) -> None:
         """B2 works: what failed while it did not need not wait out its pause."""
@@ -162,8 +163,8 @@ class Uploader:
         if step is Step.WAIT and needed_by is not None:
             entry.waits_for = needed_by.ino
             return _WAIT_S
-        if step is Step.HIDE and (row is not None and row.file_id or await self._is_our_work(key)):
-            await self._hide(key, generation)
+        if step is Step.HIDE and ((row is not None and row.file_id) or await self._is_our_work(key)):
+            await self._hide(key, generation, row)
         elif live is None or node is None:
             self._volume.commit(Change(settled=[(key, generation)]))
         elif step is Step.NOTHING:
@@ -186,8 +187,10 @@ class Uploader:
         version = await self._volume.bucket.head(key)
         return version is not None and operation_of(version.info).startswith(self._volume.mount_id + ".")
 
-    async def _hide(self, key: str, generation: int) -> None:
+    async def _hide(self, key: str, generation: int, row: ObjectRow | None) -> None:
         hidden_ms = await self._volume.bucket.hide(key)
+        if not hidden_ms and row is not None:
+            hidden_ms = row.uploaded_ms  # it was hidden before, perhaps by us: what we knew of it is history
         self.counters.hides += 1
         change = Change(settled=[(key, generation)])
         if hidden_ms:
@@ -312,7 +315,6 @@ class Uploader:
                     if not entry.error and not entry.waits_for:
                         volume.schedule.hurry(entry, trio.current_time())
                 volume.wake()
-                self._finished = trio.Event()
                 with trio.move_on_after(_LOOK_S):
                     await self._finished.wait()
         finally:

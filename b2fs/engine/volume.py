@@ -93,7 +93,7 @@ class Volume:
         self.waiting_writers = 0
         """Writers that wait for room in the budget: while there are any, uploads do not wait for quiet."""
         self.freed = trio.Event()
-        """Set when content left the budget; whoever waits on it replaces it."""
+        """Set when content left the budget, and replaced at once: it may have many waiters."""
         self.read_only = ""
         """Why nothing can be changed any more, '' while all is well."""
         self.on_change: Callable[[Changed], None] = lambda changed: None
@@ -153,6 +153,7 @@ class Volume:
         """A scratch or staged file is precious no more."""
         self.budget.drop((folder, number))
         self.freed.set()
+        self.freed = trio.Event()
 
     async def room(self, growth: int) -> None:
         """Wait until `growth` more bytes fit into the budget. NoSpace after `dirty_wait_s`: nothing was written."""
@@ -163,7 +164,6 @@ class Volume:
             with trio.move_on_after(self.settings.dirty_wait_s):
                 while not self.budget.room(growth):
                     self.hurry_all()
-                    self.freed = trio.Event()
                     await self.freed.wait()
                 return
         finally:
