@@ -54,7 +54,7 @@ MANIFEST = "not-in-b2.json"
 _KNOCK_S = 0.5
 """On a later start: how long a wrong key has to show itself before we mount without B2's answer."""
 _LAST_DRAIN_S = 5.0
-"""After the unmount: for what was written between the drain and the unmount, whatever the deadline."""
+"""After a drain that brought everything to B2: for what was written between it and the unmount."""
 
 
 def run(config: Config, mountpoint: str, *, ready: Callable[[], None]) -> Exit:
@@ -176,13 +176,13 @@ class Daemon:
 
     async def _drain(self, engine: Engine, mount: FuseMount, unmounted: trio.Event) -> None:
         timeout_s = self._config.drain_timeout or float("inf")
-        with self._hurry:
-            with trio.move_on_after(timeout_s):
-                await mount.flush()
-            await engine.drain("", timeout_s)
+        is_done = False
+        with self._hurry, trio.move_on_after(timeout_s):
+            await mount.flush()
+            is_done = not await engine.drain()
         mount.stop()
         await unmounted.wait()
-        self._left = await engine.drain("", 0.0 if self._hurry.cancelled_caught else _LAST_DRAIN_S)
+        self._left = await engine.drain("", _LAST_DRAIN_S if is_done else 0.0)
         self._write_manifest()
         self._drained.set()
 

@@ -100,10 +100,10 @@ class Content:
     # ------------------------------------------------------------ writing
 
     async def write(self, node: Node, offset: int, data: bytes) -> int:
-        """Write `data` at `offset`, a hole before it if need be; how many bytes were written. Survives SIGKILL.
+        """Write all of `data` at `offset`, a hole before it if need be. Survives SIGKILL on return.
 
-        Fewer only when the disk became full in the middle. NoSpace: nothing was written. Suspends only when the
-        scratch file has to be made or the budget is full.
+        NoSpace: the file has the size that it had. Never a short count: the kernel would drop the rest of a shared
+        map's page without telling anybody. Suspends only when the scratch file has to be made or the budget is full.
         """
         if offset + len(data) > _MAX_FILE:
             raise TooLarge("B2 keeps files of up to 10 TB")
@@ -112,13 +112,13 @@ class Content:
         if node.fd < 0:
             await self._make_scratch(node, node.inode.size)
         try:
-            written = volume.seam.inline(_pwrite, node.fd, data, offset)
+            volume.seam.inline(_pwrite_all, node.fd, data, offset, node.inode.size)
         except NoSpace:  # the disk itself is full: clean bytes give way, if there are any
             if not self._cache.give_way(len(data)):
                 raise
-            written = volume.seam.inline(_pwrite, node.fd, data, offset)
-        self._changed(node, max(node.inode.size, offset + written))
-        return written
+            volume.seam.inline(_pwrite_all, node.fd, data, offset, node.inode.size)
+        self._changed(node, max(node.inode.size, offset + len(data)))
+        return len(data)
 
     async def truncate(self, node: Node, size: int) -> None:
         """Cut or extend (with zeros) to `size`. Only what is kept is fetched."""
@@ -346,17 +346,23 @@ def _read_rest(fd: int, buffer: memoryview, offset: int) -> None:
         buffer, offset = buffer[done:], offset + done
 
 
-def _pwrite(fd: int, data: bytes, offset: int) -> int:
-    """Bytes written: all, or what fitted before the disk was full. NoSpace: none."""
+def _pwrite_all(fd: int, data: bytes, offset: int, size: int) -> None:
+    """All of it; NoSpace: nothing, the file is as it was, `size` bytes long.
+
+    What lies behind the end is written first, since only that needs room: what is overwritten has it.
+    """
+    if offset < size < offset + len(data):
+        _pwrite_all(fd, data[size - offset :], size, size)
+        data = data[: size - offset]
     done = 0
     try:
         with disk_module.disk_errors():
             while done < len(data):
                 done += os.pwrite(fd, data[done:] if done else data, offset + done)
     except NoSpace:
-        if not done:
-            raise
-    return done
+        if os.fstat(fd).st_size > size:
+            os.ftruncate(fd, size)
+        raise
 
 
 def _truncate(fd: int, size: int) -> None:

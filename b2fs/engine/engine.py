@@ -91,6 +91,8 @@ class Engine:
         self.files = FileSystem(volume, self.cache, self.content, self.listing)
         self.online = False
         self.connect_error = ""
+        self._hasten = trio.Event()
+        """Ends the pause before the next attempt to connect."""
 
     # ------------------------------------------------------------ background
 
@@ -106,7 +108,9 @@ class Engine:
                 pause_s = min(retry.backoff_s(attempts, error), 60.0)
                 self.connect_error = str(error)
                 log.warning("B2 cannot be used yet, next attempt in %.1f s: %s", pause_s, error)
-                await trio.sleep(pause_s)
+                self._hasten = trio.Event()
+                with trio.move_on_after(pause_s):
+                    await self._hasten.wait()
 
     async def serve(self) -> None:
         """All background work; returns only by cancellation. StateError: this is another bucket."""
@@ -141,6 +145,7 @@ class Engine:
         self, path: str = "", deadline_s: float = float("inf"), report: Callable[[], Awaitable[None]] | None = None
     ) -> list[dict[str, Any]]:
         """Bring everything at or below `path` into B2; what is left of it after `deadline_s` (empty: nothing)."""
+        self._hasten.set()
         with trio.move_on_after(deadline_s):
             await self.uploader.drain(path, report)
         await self.uploader.seal(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -108,6 +109,7 @@ async def test_stale_listing_cannot_undo_what_we_did(world: World, autojump_cloc
         expected = await m.tree()
         await m.drained()
         await m.refresh()
+        assert await m.tree() == expected
         stale.end()
         await m.refresh()
         assert await m.tree() == expected
@@ -384,3 +386,63 @@ async def test_restart_hides_nothing_of_others(world: World, autojump_clock: obj
     async with world.mount(listing=False) as m:
         await m.drained()
     assert world.bucket.files() == {"a": b"theirs"}
+
+
+async def test_writer_of_a_file_that_others_replaced(world: World, autojump_clock: object) -> None:
+    """What is written through a handle that was opened for writing before their change is not lost: it goes on top."""
+    world.bucket.put("x", b"base")
+    async with world.mount() as m:
+        handle = await m.open("x", os.O_RDWR)
+        theirs = world.bucket.put("x", b"theirs")
+        await m.refresh()
+        await m.files.write(handle, 0, b"OURS")
+        await m.close(handle)
+        await m.drained()
+        await m.refresh()
+        assert await m.read("x") == b"OURS"
+    assert world.bucket.content("x") == b"OURS"
+    assert theirs in world.bucket.versions("x")
+
+
+async def test_writer_of_a_file_that_others_deleted(world: World, autojump_clock: object) -> None:
+    """The same when they deleted it."""
+    world.bucket.put("x", b"base")
+    async with world.mount() as m:
+        handle = await m.open("x", os.O_RDWR)
+        world.bucket.hide_now("x")
+        await m.refresh()
+        await m.files.write(handle, 0, b"OURS")
+        await m.close(handle)
+        await m.drained()
+        assert await m.read("x") == b"OURS"
+
+
+@pytest.mark.parametrize("order", range(4), indirect=True)
+@pytest.mark.parametrize("removal", ["rmdir", "rename"])
+async def test_full_directory_comes_while_an_empty_one_is_removed(
+    world: World, autojump_clock: object, order: int, removal: str
+) -> None:
+    """rmdir d (or a rename over it) that waits while `mv e d` puts a full directory there: NotEmpty, nothing is lost."""
+    for key in ("d/.bzEmpty", "f/.bzEmpty", "e/y"):
+        world.bucket.put(key, b"")
+    async with world.mount():
+        pass
+    seam = HookSeam()
+    async with world.mount(seam=seam, listing=False) as m:
+        await m.volume.load(m.volume.tree.node(1))
+        go = trio.Event()
+        seam.before["load_directory"] = go.wait
+
+        async def remove() -> None:
+            with contextlib.suppress(NotEmpty, NotFound):
+                await (m.rmdir("d") if removal == "rmdir" else m.rename("f", "d"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(m.rename, "e", "d")
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(remove)
+            await trio.testing.wait_all_tasks_blocked()
+            go.set()
+        assert {"d/y", "e/y"} & set(await m.tree())
+        await m.drained()
+    assert {"d/y", "e/y"} & set(world.bucket.objects())

@@ -126,6 +126,7 @@ async def _refresh(m: Mount) -> None:
 
 def _run(main: Any, *args: Any) -> None:
     random.seed(1)
+    trio._core._run._r.seed(1)  # type: ignore[attr-defined]
     trio.run(main, *args, clock=trio.testing.MockClock(autojump_threshold=0), strict_exception_groups=True)
 
 
@@ -149,7 +150,7 @@ async def _history(world: World, history: list[Step]) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(history=HISTORIES)
 def test_any_history_ends_as_the_model(history: list[Step]) -> None:
     """Same error classes on the way, same tree (contents, modes, ns mtimes) here, in the bucket, and on another host."""
@@ -291,7 +292,7 @@ def _run_crash(root: Path, history: list[Step], at: int) -> bool:
 
 
 @pytest.mark.slow
-@settings(max_examples=250, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(history=HISTORIES.map(lambda steps: [step for step in steps if step[0] != "restart"]), at=st.integers(1, 150))
 def test_killed_anywhere_in_any_history(history: list[Step], at: int) -> None:
     """The same for random histories and moments."""

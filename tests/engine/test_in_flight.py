@@ -12,6 +12,8 @@ from tests.engine.seams import HookSeam
 from tests.engine.world import DOWN, Mount, World
 from tests.fakes.bucket import Planted
 
+pytestmark = pytest.mark.parametrize("order", range(4), indirect=True)
+
 LARGE = 300 * 1024
 """Bytes: copied and hashed in a thread, so that others get in between."""
 

@@ -9,6 +9,8 @@ from b2fs.errors import BucketError, Fault
 from tests.engine.world import DOWN, World
 from tests.fakes.bucket import Planted
 
+pytestmark = pytest.mark.parametrize("order", range(4), indirect=True)
+
 MIB = 1 << 20
 
 

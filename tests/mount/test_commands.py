@@ -65,10 +65,11 @@ def test_status_of_a_file(new_host: NewHost, devbucket: DevBucket) -> None:
 
 
 @pytest.mark.slow
-def test_stats(mount: Mount, devbucket: DevBucket) -> None:
+def test_stats(new_host: NewHost, devbucket: DevBucket) -> None:
     """`stats` counts cache hits and misses, bytes, dirty files, uploads and requests by class, as B2 counts them."""
     devbucket.admin.put(devbucket.bucket, "there", b"0123456789")
-    until(lambda: mount.stats()["requests"]["calls"].get("b2_list_file_names"))
+    mount = new_host(quiet_period=LONG)
+    mount.start_listed()
     write(mount.path)
     mount.flush()
     (mount.path / "a.txt").write_bytes(b"waits")
