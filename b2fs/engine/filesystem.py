@@ -129,6 +129,13 @@ class FileSystem:
             await self._listing.need(directory)
         return directory
 
+    async def _settled(self, directory: Node, name: bytes) -> None:
+        """If a name is a directory's, have all that is in it; looks again, for it may be another one by then."""
+        while (child := self._tree.child(directory, name)) is not None and child.inode.is_dir:
+            if child.children is not None and child.inode.complete:
+                return
+            await self._complete(child.ino)
+
     async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[int, Node]:
         """A new regular file, open; Exists if the name is taken. (handle, node)"""
         directory = await self._complete(parent)
@@ -179,21 +186,17 @@ class FileSystem:
 
     async def rmdir(self, parent: int, name: bytes) -> None:
         directory = await self._complete(parent)
-        child = self._tree.child(directory, name)
-        if child is not None and child.inode.is_dir:
-            await self._complete(child.ino)
+        await self._settled(directory, name)
         self._commit_removal(self._tree.plan_rmdir(directory, name, self._volume.now_ns()))
 
     async def rename(self, parent: int, name: bytes, new_parent: int, new_name: bytes, flags: int) -> None:
         if flags not in (0, RENAME_NOREPLACE, RENAME_EXCHANGE):
             raise Invalid(f"rename flags {flags}")
         directory, target = await self._complete(parent), await self._complete(new_parent)
-        replaced = self._tree.child(target, new_name)
-        if replaced is not None and replaced.inode.is_dir:
-            await self._complete(replaced.ino)
         moved = self._tree.child(directory, name)
         if moved is not None and moved.inode.is_dir and not self._listing.complete:
             await self._listing.need_below(moved)  # names that nobody has seen yet would be left behind
+        await self._settled(target, new_name)
         change = self._tree.plan_rename(
             directory, name, target, new_name, self._volume.now_ns(),
             noreplace=flags == RENAME_NOREPLACE, exchange=flags == RENAME_EXCHANGE,

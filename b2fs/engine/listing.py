@@ -263,6 +263,8 @@ class Listing:
         if old is not None and old.is_dir:
             self._ignore(row.key, "a directory has the same name; rename one of the two to see this file")
             return
+        if old is not None and self._is_written(old.ino):
+            return  # what a program is about to write must keep its name; the next listing finds this again
         change = Change(objects=[row])
         same = old is not None and old.sha1 == described.sha1 != "" and attributes(old) == row.attributes
         if old is not None and same and not old.scratch and not old.staged:
@@ -313,6 +315,8 @@ class Listing:
         if parent is not None and names.marked_directory(key) is None:
             await self._settled(parent)
             old = self._lookup(parent, name.encode())
+            if old is not None and self._is_written(old.ino):
+                return
             if old is not None and old.file_id == row.file_id:
                 change.unlinks.append((parent, name.encode()))
                 self._lose(change, old)
@@ -416,6 +420,11 @@ class Listing:
 
     def _path(self, parent: int, name: bytes) -> str:
         return names.join(self._volume.journal.path_of(parent), name.decode())
+
+    def _is_written(self, ino: int) -> bool:
+        """Whether a program has the file open for writing."""
+        node = self._volume.tree.nodes.get(ino)
+        return node is not None and node.writers > 0
 
     def _lose(self, change: Change, old: Inode) -> None:
         """One name of `old` goes."""

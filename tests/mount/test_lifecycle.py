@@ -368,11 +368,14 @@ def test_unlisted_name_is_never_absent(new_host: NewHost, devbucket: DevBucket) 
     looks: list[Callable[[], object]] = [
         lambda: os.stat(mount.path / "there"),
         lambda: os.stat(mount.path / "absent"),
+        lambda: os.stat(mount.path / "absent too"),
         lambda: os.listdir(mount.path),
-        lambda: (mount.path / "new").write_bytes(b""),
     ]
-    with ThreadPoolExecutor() as threads:  # each waits for the whole deadline
+    began = time.monotonic()
+    with ThreadPoolExecutor() as threads:
         assert list(threads.map(errno_of, looks)) == [errno.EIO] * len(looks)
+    assert time.monotonic() - began < 6, "whoever looks meanwhile waits for a deadline of its own"
+    assert errno_of(lambda: (mount.path / "new").write_bytes(b"")) == errno.EIO
     devbucket.admin.clear_faults()
     assert (mount.path / "there").read_bytes() == b"content"
     assert not (mount.path / "absent").exists()
