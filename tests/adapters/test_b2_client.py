@@ -224,7 +224,7 @@ SECRET = "s3cr3t-t0k3n"
 @pytest.mark.parametrize(
     ("error", "fault"),
     [
-        (sdk.InvalidAuthToken(f"bad {SECRET}", "bad_auth_token"), Fault.DENIED),
+        (sdk.InvalidAuthToken(f"bad {SECRET}", "bad_auth_token"), Fault.TRANSIENT),
         (sdk.Unauthorized(f"no {SECRET}", "unauthorized"), Fault.DENIED),
         (sdk.StorageCapExceeded(), Fault.CAPPED),
         (sdk.CapExceeded(), Fault.CAPPED),

@@ -73,7 +73,7 @@ _CAPS = "reached for today: raise it in B2's “Caps & Alerts”, or wait for 00
 # First match wins, so a subclass stands before its base. An empty text means: what B2 said.
 _TABLE: tuple[tuple[type[Exception], Fault, str], ...] = (
     # the key, its token, the account
-    (b2.InvalidAuthToken, Fault.DENIED, "B2 does not accept the authorisation token"),
+    (b2.InvalidAuthToken, Fault.TRANSIENT, "B2 does not accept the token that it has just given"),
     (b2.Unauthorized, Fault.DENIED, ""),
     (b2.StorageCapExceeded, Fault.CAPPED, f"storage cap {_CAPS}"),
     (b2.TransactionCapExceeded, Fault.CAPPED, f"transaction cap {_CAPS}"),
