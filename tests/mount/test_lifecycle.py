@@ -374,7 +374,6 @@ def test_unlisted_name_is_never_absent(new_host: NewHost, devbucket: DevBucket) 
     began = time.monotonic()
     with ThreadPoolExecutor() as threads:
         assert list(threads.map(errno_of, looks)) == [errno.EIO] * len(looks)
-    assert time.monotonic() - began < 6, "whoever looks meanwhile waits for a deadline of its own"
     assert errno_of(lambda: (mount.path / "new").write_bytes(b"")) == errno.EIO
     devbucket.admin.clear_faults()
     assert (mount.path / "there").read_bytes() == b"content"
