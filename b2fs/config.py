@@ -27,6 +27,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from b2fs.core import policy
+from b2fs.core.policy import Patterns
 from b2fs.errors import ConfigError
 from b2fs.secret import Secret
 from b2fs.units import parse_duration, parse_mode, parse_size, show_duration, show_mode, show_size
@@ -130,6 +132,10 @@ def _prefix(text: str) -> str:
     return prefix + "/"
 
 
+def _patterns(text: str) -> Patterns:
+    return policy.parse(text.split(",")) if text else Patterns()
+
+
 def _path(text: str) -> str:
     if "\0" in text:
         raise ValueError("it has a NUL character")
@@ -163,6 +169,7 @@ BUCKET = Kind(_bucket, "6 to 63 letters, digits and '-'")
 KEY_ID = Kind(_key_id, "the key id as Backblaze shows it")
 KEY = Kind(_key, "the application key as Backblaze shows it")
 ENDPOINT = Kind(_endpoint, "'production' or an address like https://api.backblazeb2.com")
+PATTERNS = Kind(_patterns, "patterns of paths below the mount, separated by commas", natives=(list,))
 PREFIX = Kind(_prefix, "a folder inside the bucket, for instance sites/a/")
 
 # ---------------------------------------------------------------- the table
@@ -234,6 +241,12 @@ class Config:
     cache_size: int = _setting(SIZE, 10 * 1024**3, "limit of the disk cache")
     dirty_size: int = _setting(SIZE, 5 * 1024**3, "limit of bytes that are not in B2 yet; then writers wait")
     quiet_period: float = _setting(PERIOD, 2.0, "wait after the last change of a file before it is uploaded")
+    dirty_wait: float = _setting(PERIOD, 30.0, "how long a writer waits for room, then the disk is full for it")
+    remote_fsync: Patterns = _setting(  # noqa: RUF009  # it is a field(), not a value
+        PATTERNS,
+        Patterns(),
+        "paths whose fsync returns when B2 has them: `users/**,*.json` (EIO after `read_deadline`)",
+    )
     max_dirty_age: float = _setting(DEADLINE, 60.0, "a file that is never closed is uploaded this often")
     drain_timeout: float = _setting(PERIOD, 300.0, "how long a stop waits for uploads; 0: as long as it takes")
     read_deadline: float = _setting(DEADLINE, 60.0, "a read that B2 does not answer in this time fails with EIO")
@@ -316,6 +329,8 @@ def _parse(setting: Setting, given: _Given) -> Any:
     raw = given.raw
     if isinstance(raw, str):
         text = raw.strip()
+    elif isinstance(raw, list) and list in setting.kind.natives:
+        text = ",".join(map(str, raw))
     elif type(raw) in setting.kind.natives:
         text = str(raw)
     else:

@@ -280,6 +280,8 @@ def _engine_settings(config: Config) -> Settings:
         prefix=config.prefix,
         cache_size=config.cache_size,
         dirty_size=config.dirty_size,
+        dirty_wait_s=config.dirty_wait,
+        remote_fsync=config.remote_fsync,
         quiet_s=config.quiet_period,
         max_dirty_age_s=config.max_dirty_age,
         read_deadline_s=config.read_deadline,

@@ -1,18 +1,22 @@
 """The files of a state directory. Blocking; knows neither the journal nor trio.
 
 Layout (all 0700/0600)
-  ``scratch/INO``        the mutable content of an inode that is being written
-  ``staged/GENERATION``  sealed, immutable content that waits for its upload
+  ``scratch/NUMBER``     the mutable content of an inode that is being written
+  ``staged/NUMBER``      sealed, immutable content that waits for its upload; the number that it had as scratch
   ``cache/XX/BLOB``      clean content: ``FILE_ID`` is a whole version, ``FILE_ID.N`` its chunk N; XX are two
                          hex digits of a hash, so that no directory grows without bound
   ``part/N``             a fetch in progress; becomes a blob by a rename, so a blob is always whole
   ``quarantine/``        content that failed its checksum; kept for a person
 
-Rule: scratch and staged are precious: nothing here deletes them except by their exact name.
+Rules
+  Scratch and staged are precious: nothing here deletes them except by their exact name. A number is never used
+  twice, so one that lies in both folders is one file.
+  What must survive power loss is put on stable storage explicitly: `secure` a content file, `sync_names` the names.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -23,6 +27,7 @@ from zlib import crc32
 
 from b2fs.errors import Damaged, NoSpace, StateError
 
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4): another one after each boot
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file, atomically
 _COPY_STEP = 8 * 1024 * 1024
 _HASH_STEP = 1024 * 1024
@@ -61,11 +66,11 @@ class Disk:
     def journal_path(self) -> str:
         return os.path.join(self.root, "journal.db")
 
-    def scratch_path(self, ino: int) -> str:
-        return f"{self.root}/scratch/{ino}"
+    def scratch_path(self, number: int) -> str:
+        return f"{self.root}/scratch/{number}"
 
-    def staged_path(self, generation: int) -> str:
-        return f"{self.root}/staged/{generation}"
+    def staged_path(self, number: int) -> str:
+        return f"{self.root}/staged/{number}"
 
     def blob_path(self, name: str) -> str:
         return f"{self.root}/cache/{crc32(name.encode()) & 0xFF:02x}/{name}"
@@ -75,9 +80,11 @@ class Disk:
 
     # ------------------------------------------------------------ scratch and staged
 
-    def make_scratch(self, ino: int) -> int:
-        """A new, empty scratch file; its descriptor. A leftover of the same number is replaced."""
-        path = self.scratch_path(ino)
+    def make_scratch(self, number: int) -> int:
+        """A new, empty scratch file; its descriptor. A leftover of the same number (of a run that lost power, and its
+        last numbers with it) is replaced.
+        """
+        path = self.scratch_path(number)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with disk_errors():
             try:
@@ -86,13 +93,41 @@ class Disk:
                 os.unlink(path)
                 return os.open(path, flags, 0o600)
 
-    def open_scratch(self, ino: int) -> int:
+    def open_scratch(self, number: int) -> int:
         with disk_errors():
-            return os.open(self.scratch_path(ino), os.O_RDWR | os.O_CLOEXEC)
+            return os.open(self.scratch_path(number), os.O_RDWR | os.O_CLOEXEC)
 
-    def open_staged(self, generation: int) -> int:
+    def open_staged(self, number: int) -> int:
         with disk_errors():
-            return os.open(self.staged_path(generation), os.O_RDONLY | os.O_CLOEXEC)
+            return os.open(self.staged_path(number), os.O_RDONLY | os.O_CLOEXEC)
+
+    def secure(self, path: str) -> str:
+        """Put a content file and its name on stable storage; its hex SHA-1. Waits for the disk.
+
+        FileNotFoundError: it has another name by now, or none.
+        """
+        sha1 = sha1_of(path)
+        with disk_errors():
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            fsync_directory(os.path.dirname(path))
+        return sha1
+
+    def sync_names(self) -> None:
+        """Put the names of all scratch and staged files on stable storage. Waits for the disk."""
+        with disk_errors():
+            fsync_directory(os.path.join(self.root, "scratch"))
+            fsync_directory(os.path.join(self.root, "staged"))
+
+    def sync_root(self) -> None:
+        """Put the layout itself, and the names of the journal's files, on stable storage. Waits for the disk."""
+        with disk_errors():
+            fsync_directory(self.root)
+            with contextlib.suppress(PermissionError):  # somebody else made it, long ago
+                fsync_directory(os.path.dirname(self.root))
 
     def clone(self, source: int, fd: int, length: int) -> None:
         """Copy the first `length` bytes of one descriptor to the beginning of another.
@@ -103,47 +138,66 @@ class Disk:
             return
         copy_range(source, 0, fd, 0, length)
 
-    def stage(self, ino: int, generation: int) -> None:
-        """Give the scratch file its staged name too; `drop_scratch` follows once the journal knows it."""
+    def stage(self, number: int) -> None:
+        """Give a scratch file its staged name too; `drop_scratch` follows once the journal knows it."""
         with disk_errors():
-            os.link(self.scratch_path(ino), self.staged_path(generation))
+            _link(self.scratch_path(number), self.staged_path(number))
 
-    def drop_scratch(self, ino: int) -> None:
-        _unlink(self.scratch_path(ino))
+    def unstage(self, number: int) -> None:
+        """The reverse: content that the journal still calls scratch gets back that name, where a crash took it."""
+        with disk_errors():
+            _link(self.staged_path(number), self.scratch_path(number))
 
-    def drop_staged(self, generation: int) -> None:
-        _unlink(self.staged_path(generation))
+    def drop_scratch(self, number: int) -> None:
+        _unlink(self.scratch_path(number))
 
-    def make_staged(self, generation: int, data: bytes) -> str:
+    def drop_staged(self, number: int) -> None:
+        _unlink(self.staged_path(number))
+
+    def make_staged(self, number: int, data: bytes) -> str:
         """A staged file of the daemon's own making (symlink target, empty body); its path."""
-        path = self.staged_path(generation)
+        path = self.staged_path(number)
         with disk_errors(), open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
             file.write(data)
         return path
 
-    def stage_blob(self, name: str, generation: int) -> str:
+    def stage_blob(self, name: str, number: int) -> str:
         """Hold clean content for an upload, whatever the eviction does meanwhile; its path.
 
         FileNotFoundError: it was evicted.
         """
-        path = self.staged_path(generation)
+        path = self.staged_path(number)
         with disk_errors():
             os.link(self.blob_path(name), path)
         return path
 
-    def staged_to_blob(self, generation: int, name: str) -> None:
-        """Confirmed content becomes clean: the staged file is the blob now."""
+    def staged_to_blob(self, number: int, name: str) -> None:
+        """Confirmed content becomes clean: the staged file is a blob too; `drop_staged` follows once the journal
+        is on stable storage.
+        """
         with disk_errors():
             target = self.blob_path(name)
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            os.rename(self.staged_path(generation), target)
+            _link(self.staged_path(number), target)
 
-    def quarantine(self, path: str) -> str:
-        """Move a damaged file aside; its new path."""
-        target = os.path.join(self.root, "quarantine", os.path.basename(path))
+    def has_content(self, folder: str, number: int) -> bool:
+        return os.path.exists(f"{self.root}/{folder}/{number}")
+
+    def quarantine(self, number: int) -> str:
+        """Move content aside, from both folders; its name in ``quarantine/``, '' if there was none."""
+        name, tries = str(number), 0
         with disk_errors():
-            os.rename(path, target)
-        return target
+            while os.path.exists(self.quarantine_path(name)):
+                tries += 1
+                name = f"{number}.{tries}"
+            for path in (self.scratch_path(number), self.staged_path(number)):
+                if os.path.exists(path):
+                    os.rename(path, self.quarantine_path(name))  # of two names of one file the second just goes
+                    _unlink(path)  # rename(2) leaves both where both are one file
+        return name if os.path.exists(self.quarantine_path(name)) else ""
+
+    def quarantine_path(self, name: str) -> str:
+        return f"{self.root}/quarantine/{name}"
 
     def numbers(self, folder: str) -> Iterator[int]:
         """The numbers of the files in ``scratch`` or ``staged`` or ``part``."""
@@ -263,6 +317,23 @@ def _reflink(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def boot_id() -> str:
+    """Names this boot of the machine, '' where the kernel does not say: then every start counts as the same boot."""
+    try:
+        with open(_BOOT_ID, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _link(path: str, name: str) -> None:
+    """Give a file another name; a file of that name is this one already."""
+    try:
+        os.link(path, name)
+    except FileExistsError:
+        return
 
 
 def _unlink(path: str) -> None:

@@ -20,11 +20,11 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from b2fs.core.change import Blob, Change, Intent, ObjectRow
+from b2fs.core.change import Blob, Change, Damage, Intent, ObjectRow
 from b2fs.core.inode import Inode
 from b2fs.errors import NoSpace, ReadOnly, StateError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 -- Who this journal belongs to (endpoint, bucket, prefix, mount id), the schema, and the counter.
@@ -36,7 +36,8 @@ CREATE TABLE inode (
     nlink INTEGER NOT NULL, size INTEGER NOT NULL,
     mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, atime_ns INTEGER NOT NULL,
     rdev INTEGER NOT NULL, target TEXT NOT NULL, file_id TEXT NOT NULL, sha1 TEXT NOT NULL,
-    staged INTEGER NOT NULL, scratch INTEGER NOT NULL, complete INTEGER NOT NULL
+    staged INTEGER NOT NULL, scratch INTEGER NOT NULL, complete INTEGER NOT NULL,
+    synced INTEGER NOT NULL DEFAULT 0
 );
 -- Finds the files with content that is not in B2 without reading the others.
 CREATE INDEX inode_dirty ON inode (ino) WHERE scratch OR staged;
@@ -66,9 +67,24 @@ CREATE INDEX blob_used ON blob (used_s, size);
 CREATE TABLE ignored (key TEXT PRIMARY KEY, why TEXT NOT NULL) WITHOUT ROWID;
 """
 
-_INODE = "ino, mode, uid, gid, nlink, size, mtime_ns, ctime_ns, atime_ns, rdev, target, file_id, sha1, staged, scratch, complete"
+_DAMAGED = """
+-- Content that was set aside, for people (columns: core.change.Damage).
+CREATE TABLE damaged (key TEXT NOT NULL, file TEXT NOT NULL, why TEXT NOT NULL, at_ns INTEGER NOT NULL);
+"""
+
+_MIGRATIONS = {
+    # scratch was a flag, and the file had the number of its inode
+    1: f"ALTER TABLE inode ADD COLUMN synced INTEGER NOT NULL DEFAULT 0; UPDATE inode SET scratch = ino WHERE scratch;"
+    f" {_DAMAGED}"
+}
+"""How a journal of an earlier version becomes one of the next."""
+
+_INODE = (
+    "ino, mode, uid, gid, nlink, size, mtime_ns, ctime_ns, atime_ns, rdev, target, file_id, sha1, staged, scratch, "
+    "synced, complete"
+)
 _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
-_ROW = "(" + ", ".join("?" * 16) + ")"
+_ROW = "(" + ", ".join("?" * 17) + ")"
 _FULL = 1024 * 1024
 """Fewer free bytes than this explain an I/O error."""
 _ID_BLOCK = 4096
@@ -76,8 +92,7 @@ _ID_BLOCK = 4096
 
 
 def _inode(row: Sequence[Any]) -> Inode:
-    # SQLite has no booleans: the last two columns
-    return Inode(*row[:14], *map(bool, row[14:]))
+    return Inode(*row[:16], *map(bool, row[16:]))  # SQLite has no booleans: the last column
 
 
 def _starting(prefix: str) -> tuple[str, str | bytes]:
@@ -95,8 +110,9 @@ class Journal:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # the log gets the same mode
             self._db = self._connect()
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
-                self._db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} COMMIT;")
                 self.set_meta("schema", str(SCHEMA_VERSION))
+            self._migrate()
             self._reader = self._connect()
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
@@ -112,6 +128,12 @@ class Journal:
         self._reading = threading.Lock()
         self._wal = os.open(path + "-wal", os.O_RDONLY)
         self._next = self._end = int(self.meta("counter") or "2")
+
+    def _migrate(self) -> None:
+        while (steps := _MIGRATIONS.get(int(self.meta("schema") or 0))) is not None:
+            following = int(self.meta("schema")) + 1
+            update = f"UPDATE meta SET value = '{following}' WHERE name = 'schema';"
+            self._db.executescript(f"BEGIN; {steps} {update} COMMIT;")
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(
@@ -166,7 +188,7 @@ class Journal:
                 (
                     inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.mtime_ns,
                     inode.ctime_ns, inode.atime_ns, inode.rdev, inode.target, inode.file_id, inode.sha1,
-                    inode.staged, inode.scratch, inode.complete,
+                    inode.staged, inode.scratch, inode.synced, inode.complete,
                 ),
             )  # fmt: skip
         for ino in change.gone:
@@ -193,10 +215,18 @@ class Journal:
             db.execute("DELETE FROM blob WHERE name = ?", (lost,))
         for blob in change.blobs:
             db.execute("INSERT OR REPLACE INTO blob VALUES (?, ?, ?)", (blob.name, blob.size, blob.used_s))
+        for damage in change.damaged:
+            db.execute("INSERT INTO damaged VALUES (?, ?, ?, ?)", (damage.key, damage.file, damage.why, damage.at_ns))
 
     def sync(self) -> None:
-        """Put all commits on stable storage. Waits for the disk; any thread."""
-        os.fdatasync(self._wal)
+        """Put all commits on stable storage. Waits for the disk; any thread.
+
+        ReadOnly: the disk failed. What of the last commits is on it nobody knows, and a second try would not tell.
+        """
+        try:
+            os.fdatasync(self._wal)
+        except OSError as error:
+            raise ReadOnly(f"the journal's log cannot be put on stable storage: {error}") from error
 
     def checkpoint(self) -> None:
         """Move the log into the database, as far as nobody reads it. Waits for the disk; any thread.
@@ -248,6 +278,10 @@ class Journal:
             parts.append(row[1].decode())
         return "/".join(reversed(parts))
 
+    def names_of(self, ino: int) -> list[tuple[int, bytes]]:
+        """(parent, name) of every name of an inode."""
+        return list(self._db.execute("SELECT parent, name FROM dentry WHERE ino = ?", (ino,)))
+
     def path_inode(self, path: str) -> Inode | None:
         """The inode that a path leads to."""
         inode = self.inode(1)
@@ -267,6 +301,15 @@ class Journal:
     def dirty_inodes(self) -> list[Inode]:
         """Files whose content is not in B2."""
         return [_inode(row) for row in self._db.execute(f"SELECT {_INODE} FROM inode WHERE scratch OR staged")]
+
+    def has_scratch(self) -> bool:
+        """Whether some file's content is not sealed."""
+        return self._db.execute("SELECT 1 FROM inode WHERE scratch LIMIT 1").fetchone() is not None
+
+    def object_of(self, file_id: str) -> ObjectRow | None:
+        """What the bucket has as the version `file_id`. Reads the whole table: for repairs."""
+        row = self._db.execute("SELECT * FROM object WHERE file_id = ?", (file_id,)).fetchone()
+        return ObjectRow(*row) if row else None
 
     def lives_in(self, file_id: str) -> Inode | None:
         """A file whose clean content is this version."""
@@ -325,6 +368,10 @@ class Journal:
 
     def intents(self) -> list[Intent]:
         return [Intent(*row) for row in self._db.execute("SELECT key, generation, since_ns FROM intent")]
+
+    def damaged(self) -> list[Damage]:
+        """Content that was set aside, the oldest first."""
+        return [Damage(*row) for row in self._db.execute("SELECT key, file, why, at_ns FROM damaged ORDER BY rowid")]
 
     def set_ignored(self, key: str, why: str) -> None:
         with self._errors():

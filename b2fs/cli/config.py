@@ -9,6 +9,7 @@ import click
 
 from b2fs.cli import options, render
 from b2fs.config import SETTINGS, Config
+from b2fs.core.policy import Patterns
 from b2fs.secret import Secret
 
 
@@ -49,4 +50,8 @@ def list_settings() -> None:
 
 def _entry(config: Config, name: str) -> dict[str, object]:
     value = getattr(config, name)
-    return {"value": repr(value) if isinstance(value, Secret) else value, "from": config.sources[name]}
+    if isinstance(value, Secret):
+        value = repr(value)
+    elif isinstance(value, Patterns):
+        value = list(value.globs)
+    return {"value": value, "from": config.sources[name]}

@@ -48,6 +48,15 @@ class Blob(msgspec.Struct, frozen=True):
     used_s: int
 
 
+class Damage(msgspec.Struct, frozen=True):
+    """Content of `key` that was set aside, for people. `file` is its name in ``quarantine/``, '' if nothing was left."""
+
+    key: str
+    file: str
+    why: str
+    at_ns: int
+
+
 class Change(msgspec.Struct):
     """Rows to write (``inodes``, ``links``, ``objects``, ``blobs`` replace what is there) and to delete."""
 
@@ -65,3 +74,4 @@ class Change(msgspec.Struct):
     lost_objects: list[str] = []
     blobs: list[Blob] = []
     lost_blobs: list[str] = []
+    damaged: list[Damage] = []

@@ -19,6 +19,7 @@ import stat
 from collections.abc import Mapping
 
 import msgspec
+from msgspec.structs import replace
 
 from b2fs.core import names
 from b2fs.core.bucket import Version
@@ -62,8 +63,12 @@ class Inode(msgspec.Struct, frozen=True):
     """SHA-1 of the staged content, else of the version `file_id`; '' if unknown."""
     staged: int = 0
     """Files: the name (a generation) of the staged file that holds the content, 0 if none; it shadows `file_id`."""
-    scratch: bool = False
-    """Files: ``scratch/INO`` holds the content and shadows the other two; its own stat is size and mtime."""
+    scratch: int = 0
+    """Files: the number of the scratch file that holds the content, 0 if none; it shadows the other two, and its own
+    stat is size and mtime."""
+    synced: int = 0
+    """Files: the scratch file, or the staged one that has no `sha1` yet, that an fsync put on stable storage; else 0.
+    Staged content with a `sha1` always is."""
     complete: bool = False
     """Directories: all names are known, so a missing name is proven absent."""
 
@@ -107,6 +112,12 @@ def to_info(inode: Inode, operation: str) -> dict[str, str]:
     if inode.is_link and names.header_size("", {INFO_LINK: inode.target}) <= _LINK_ROOM:
         info[INFO_LINK] = inode.target
     return info
+
+
+def restored(inode: Inode, size: int, sha1: str, described: str) -> Inode:
+    """The file with its version in B2 as content again; `described`: the `attributes` of that version."""
+    mtime_ns = _number(_fields(described).get("t", str(inode.mtime_ns)))
+    return replace(inode, scratch=0, staged=0, synced=0, size=size, sha1=sha1, mtime_ns=mtime_ns)
 
 
 def content_type(inode: Inode) -> str:

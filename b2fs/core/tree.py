@@ -122,7 +122,8 @@ class Tree:
         self, parent: Node, name: bytes, ino: int, mode: int, uid: int, gid: int, now_ns: int,
         *, target: str = "", rdev: int = 0,
     ) -> Change:  # fmt: skip
-        """A new file, directory, symlink or special file. A new regular file has an (empty) scratch file.
+        """A new file, directory, symlink or special file. A new regular file has an (empty) scratch file of
+        its own number.
 
         Exists, BadName, NameTooLong; NotFound if the directory itself was removed.
         """
@@ -134,7 +135,7 @@ class Tree:
         inode = Inode(
             ino=ino, mode=mode, uid=uid, gid=gid, nlink=2 if is_dir else 1, size=len(target.encode()),
             mtime_ns=now_ns, ctime_ns=now_ns, atime_ns=now_ns, rdev=rdev, target=target,
-            scratch=stat.S_ISREG(mode), complete=is_dir,
+            scratch=ino if stat.S_ISREG(mode) else 0, complete=is_dir,
         )  # fmt: skip
         key = names.join(self.path(parent), text)
         key = names.marker(key) if is_dir else key

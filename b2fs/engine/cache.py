@@ -269,6 +269,17 @@ class Cache:
         except (NoSpace, ReadOnly) as error:
             log.warning("the list of cached files cannot be kept: %s", error)
 
+    def lose(self, file_id: str) -> None:
+        """What lies here of a version is spoilt."""
+        names = [blob.name for blob in self._volume.journal.blobs_of(chunks.whole(file_id))]
+        for name in names:
+            if not self.index.is_hot(name) and (blob := self._volume.journal.blob(name)) is not None:
+                self.index.forget_cold(blob.size)
+            self.index.forget(name)
+            self._close(name)
+            self._volume.seam.inline(self._volume.disk.drop_blob, name)
+        self._note(Change(lost_blobs=names))
+
     def rename(self, old_id: str, new_id: str) -> None:
         """The content of one version became that of another: keep what lies here under the new name."""
         old_stem, new_stem = chunks.whole(old_id), chunks.whole(new_id)

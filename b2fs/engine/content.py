@@ -4,10 +4,12 @@ Rules
   A file's content is its scratch file, else its staged file, else the version ``file_id``, in that order.
   Scratch is written with plain pwrite on the event loop (the page cache takes it) and belongs to this
   module alone; its size and mtime on disk are those of the inode, so a write needs no journal entry.
-  Sealing never needs a lock: it is a link, a commit and an unlink without suspension, and a later write
-  makes a new scratch file from the sealed one.
+  Sealing never needs a lock: content and name go to stable storage, then a link and a commit without suspension;
+  a later write makes a new scratch file from the sealed one.
+  So a row that names staged content with a SHA-1 is true after a power loss too; scratch is, where ``synced`` says so.
 
 Checklist of awaits between a check and its use
+  `_prepare`: looks at descriptor and room again after every wait.
   `_make_scratch`: other writers wait on ``node.opening``; attributes that changed meanwhile are read again.
   `seal`: ``node.writes`` tells whether the hashed bytes are still the content.
 """
@@ -17,7 +19,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
 
 import trio
 from msgspec.structs import replace
@@ -103,41 +104,61 @@ class Content:
         """Write all of `data` at `offset`, a hole before it if need be. Survives SIGKILL on return.
 
         NoSpace: the file has the size that it had. Never a short count: the kernel would drop the rest of a shared
-        map's page without telling anybody. Suspends only when the scratch file has to be made or the budget is full.
+        map's page without telling anybody. Suspends only when the scratch file has to be made, or while the budget or
+        the disk is full: then until uploads have made room, or `dirty_wait_s` has passed.
         """
-        if offset + len(data) > _MAX_FILE:
+        end = offset + len(data)
+        if end > _MAX_FILE:
             raise TooLarge("B2 keeps files of up to 10 TB")
         volume = self._volume
-        await volume.room(offset + len(data) - node.inode.size)
-        if node.fd < 0:
-            await self._make_scratch(node, node.inode.size)
-        try:
-            volume.seam.inline(_pwrite_all, node.fd, data, offset, node.inode.size)
-        except NoSpace:  # the disk itself is full: clean bytes give way, if there are any
-            if not self._cache.give_way(len(data)):
-                raise
-            volume.seam.inline(_pwrite_all, node.fd, data, offset, node.inode.size)
-        self._changed(node, max(node.inode.size, offset + len(data)))
+        deadline_s = volume.wait_deadline()
+        while True:
+            await self._prepare(node, None, end, deadline_s)
+            try:
+                volume.seam.inline(_pwrite_all, node.fd, data, offset, node.inode.size)
+                break
+            except NoSpace:  # the disk itself is full: clean bytes give way, then uploads make room
+                if self._cache.give_way(len(data)):
+                    continue
+                if not volume.budget.used:
+                    raise  # by something that is none of ours
+                await volume.wait_freed(deadline_s)
+        self._changed(node, max(node.inode.size, end))
         return len(data)
 
     async def truncate(self, node: Node, size: int) -> None:
         """Cut or extend (with zeros) to `size`. Only what is kept is fetched."""
         if size > _MAX_FILE:
             raise TooLarge("B2 keeps files of up to 10 TB")
-        await self._volume.room(size - node.inode.size)
-        if node.fd < 0:
-            await self._make_scratch(node, min(size, node.inode.size))
+        self._volume.check_writable()
+        if size == 0 and node.inode.scratch and node.inode.synced == node.inode.scratch:
+            self._freeze(node, "")  # what an fsync acknowledged stays whole until what replaces it is as safe
+        await self._prepare(node, size, size, self._volume.wait_deadline())
         self._volume.seam.inline(_truncate, node.fd, size)
         self._changed(node, size)
+
+    async def _prepare(self, node: Node, keep: int | None, size: int, deadline_s: float) -> None:
+        """Have a scratch file that starts with (the first `keep` bytes of) the content, and room for it to grow to
+        `size`. Nothing suspends between the last look and the return. ReadOnly, NoSpace.
+        """
+        volume = self._volume
+        volume.check_writable()
+        while True:
+            if node.fd < 0:
+                whole = node.inode.size
+                await self._make_scratch(node, whole if keep is None else min(keep, whole), deadline_s)
+            if volume.budget.room(size - node.inode.size):
+                return
+            await volume.wait_freed(deadline_s)
 
     def _changed(self, node: Node, size: int) -> None:
         """The scratch file was written: its inode says so, in memory (on disk the file's own stat does)."""
         now = self._volume.now_ns()
         node.inode = replace(node.inode, size=size, mtime_ns=now, ctime_ns=now)
         node.writes += 1
-        self._volume.budget.set(("scratch", node.ino), size)
+        self._volume.budget.set(node.inode.scratch, size)
 
-    async def _make_scratch(self, node: Node, keep: int) -> None:
+    async def _make_scratch(self, node: Node, keep: int, deadline_s: float) -> None:
         """Have an open scratch file that starts with the first `keep` bytes of the content."""
         while node.fd < 0:
             if node.opening is not None:
@@ -148,24 +169,29 @@ class Content:
                 return
             node.opening = trio.Event()
             try:
-                await self._clone_to_scratch(node, keep)
+                await self._clone_to_scratch(node, keep, deadline_s)
             finally:
                 node.opening, done = None, node.opening
                 done.set()
 
-    async def _clone_to_scratch(self, node: Node, keep: int) -> None:
+    async def _clone_to_scratch(self, node: Node, keep: int, deadline_s: float) -> None:
         volume = self._volume
-        await volume.room(keep)
-        fd = volume.seam.inline(volume.disk.make_scratch, node.ino)
+        await volume.room(keep, deadline_s)
+        number = volume.journal.next_number()
+        volume.budget.set(number, keep)  # set aside before a byte is written
         try:
-            if keep:
-                await self._copy_content(node, fd, keep)
-            inode = replace(node.inode, scratch=True, size=keep)
-            volume.commit(volume.tree.plan_attributes(node, inode))
-            volume.budget.set(("scratch", node.ino), keep)
+            fd = volume.seam.inline(volume.disk.make_scratch, number)
+            try:
+                if keep:
+                    await self._copy_content(node, fd, keep)
+                inode = replace(node.inode, scratch=number, size=keep)
+                volume.commit(volume.tree.plan_attributes(node, inode))
+            except BaseException:
+                os.close(fd)
+                volume.disk.drop_scratch(number)
+                raise
         except BaseException:
-            os.close(fd)
-            volume.disk.drop_scratch(node.ino)
+            volume.free(number)
             raise
         node.fd = fd
 
@@ -192,7 +218,7 @@ class Content:
 
     def _scratch_fd(self, node: Node) -> int:
         if node.fd < 0:
-            node.fd = self._volume.seam.inline(self._volume.disk.open_scratch, node.ino)
+            node.fd = self._volume.seam.inline(self._volume.disk.open_scratch, node.inode.scratch)
         return node.fd
 
     # ------------------------------------------------------------ promises
@@ -210,21 +236,30 @@ class Content:
                 self._volume.schedule.touch(key, trio.current_time())
 
     async def sync(self, node: Node) -> None:
-        """Content and journal survive power loss on return. No network."""
+        """Content and journal survive power loss on return. No network.
+
+        The first fsync of a content file also puts its name on stable storage, and a mark into the journal: only
+        with it is content that has no SHA-1 yet trusted after a power loss.
+        """
         volume, inode = self._volume, node.inode
-        if inode.scratch or inode.staged:
+        volume.check_writable()
+        number = inode.scratch or (0 if inode.sha1 else inode.staged)  # staged content with a SHA-1 is safe already
+        if number:
             if inode.scratch:
                 self.stamp(node)
                 own = os.dup(node.fd)
             else:
-                own = volume.seam.inline(volume.disk.open_staged, inode.staged)
+                own = volume.seam.inline(volume.disk.open_staged, number)
             try:
                 await volume.seam.thread(disk_module.fsync, own)
             finally:
                 os.close(own)
-            for folder in ("scratch", "staged"):  # both: it may be sealed meanwhile
-                await volume.seam.thread(disk_module.fsync_directory, os.path.join(volume.disk.root, folder))
-        await volume.seam.thread(volume.journal.sync)
+            if inode.synced != number:
+                await volume.seam.thread(volume.disk.sync_names)
+                now = node.inode
+                if number == now.scratch or (number == now.staged and not now.sha1):
+                    volume.commit(Change(inodes=[replace(now, synced=number)]))
+        await volume.sync()
 
     def release(self, node: Node) -> None:
         """The last handle is gone: close the descriptor, and drop what no path leads to any more."""
@@ -236,60 +271,62 @@ class Content:
 
     def discard(self, node: Node) -> None:
         """The content of an unlinked file that nobody holds."""
-        disk, inode = self._volume.disk, node.inode
-        node.inode = replace(inode, scratch=False, staged=0)
-        if inode.scratch:
-            self._volume.seam.inline(disk.drop_scratch, node.ino)
-            self._volume.free("scratch", node.ino)
+        volume, inode = self._volume, node.inode
+        node.inode = replace(inode, scratch=0, staged=0, synced=0)
         if inode.staged:
-            self._volume.seam.inline(disk.drop_staged, inode.staged)
-            self._volume.free("staged", inode.staged)
+            volume.reaper.drop(inode.staged)
+        if inode.scratch and inode.scratch == inode.synced:
+            volume.reaper.drop(inode.scratch)
+        elif inode.scratch:
+            volume.seam.inline(volume.disk.drop_scratch, inode.scratch)
+            volume.free(inode.scratch)
 
     # ------------------------------------------------------------ sealing
 
     async def seal(self, node: Node) -> Inode:
-        """Turn scratch into staged: immutable, named by a generation, with its SHA-1 in the journal.
+        """Turn scratch into staged: immutable, on stable storage, with its SHA-1 in the journal.
 
         Returns the inode as it was sealed. A write that comes meanwhile is either in the sealed content or in
         a new scratch file, which shadows it.
         """
+        volume = self._volume
         for _ in range(_HASH_TRIES):
             if not node.inode.scratch:
                 break
-            writes = node.writes
+            number, writes = node.inode.scratch, node.writes
+            self.stamp(node)
             try:
-                sha1 = await self.sha1(self._volume.disk.scratch_path(node.ino), node.inode.size)
+                sha1 = await volume.seam.thread(volume.disk.secure, volume.disk.scratch_path(number))
             except FileNotFoundError:
                 continue  # it was unlinked, or sealed under another name, meanwhile
-            if node.writes == writes and node.inode.scratch:
+            if node.writes == writes and node.inode.scratch == number:
                 return self._freeze(node, sha1)
         # somebody writes all the time, or the last run ended here: hash what is frozen
         sealed = self._freeze(node, "") if node.inode.scratch else node.inode
         if sealed.staged and not sealed.sha1:
             try:
-                sha1 = await self.sha1(self._volume.disk.staged_path(sealed.staged), sealed.size)
+                sha1 = await volume.seam.thread(volume.disk.secure, volume.disk.staged_path(sealed.staged))
             except FileNotFoundError:
                 return node.inode
             sealed = replace(sealed, sha1=sha1)
             if node.inode.staged == sealed.staged:
-                self._volume.commit(Change(inodes=[replace(node.inode, sha1=sealed.sha1)]))
+                synced = node.inode.scratch if node.inode.synced == node.inode.scratch else 0
+                volume.commit(Change(inodes=[replace(node.inode, sha1=sha1, synced=synced)]))
         return sealed
 
     def _freeze(self, node: Node, sha1: str) -> Inode:
-        """The step that makes scratch immutable; no suspension in it."""
-        volume = self._volume
+        """The step that makes scratch immutable; no suspension in it. With `sha1` it is on stable storage already."""
+        volume, inode = self._volume, node.inode
         self.stamp(node)
-        before, staged = node.inode.staged, volume.journal.next_number()
-        volume.seam.inline(volume.disk.stage, node.ino, staged)
-        volume.commit(Change(inodes=[replace(node.inode, scratch=False, staged=staged, sha1=sha1)]))
+        number, before = inode.scratch, inode.staged
+        synced = number if not sha1 and inode.synced in (number, before) and inode.synced else 0
+        volume.seam.inline(volume.disk.stage, number)
+        volume.commit(Change(inodes=[replace(inode, scratch=0, staged=number, sha1=sha1, synced=synced)]))
         os.close(node.fd)
         node.fd = -1
-        volume.seam.inline(volume.disk.drop_scratch, node.ino)
-        volume.budget.set(("staged", staged), node.inode.size)
-        volume.free("scratch", node.ino)
+        volume.reaper.unlink_scratch(number)
         if before:
-            volume.seam.inline(volume.disk.drop_staged, before)
-            volume.free("staged", before)
+            volume.reaper.drop(before)
         return node.inode
 
     async def sha1(self, path: str, size: int) -> str:
@@ -297,45 +334,6 @@ class Content:
         if size <= _INLINE_COPY:
             return self._volume.seam.inline(disk_module.sha1_of, path)
         return await self._volume.seam.thread(disk_module.sha1_of, path)
-
-    # ------------------------------------------------------------ restart
-
-    def recover(self) -> Iterator[str]:
-        """Adopt what the last run left: called once, before anything else; yields what a person should know.
-
-        scratch without a file → back to its base, reported; files without a row → never acknowledged or
-        already confirmed, dropped; everything else goes on as it was.
-        """
-        volume, disk = self._volume, self._volume.disk
-        scratches, staged, change = set(), set(), Change()
-        for found in volume.journal.dirty_inodes():
-            inode = found
-            if inode.scratch:
-                try:
-                    stat = os.stat(disk.scratch_path(inode.ino))
-                    inode = replace(inode, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
-                    scratches.add(inode.ino)
-                    volume.budget.set(("scratch", inode.ino), stat.st_size)
-                except FileNotFoundError:
-                    inode = replace(inode, scratch=False)
-                    yield f"the content written to inode {inode.ino} is gone from {disk.root}/scratch"
-            if inode.staged:
-                try:
-                    size = os.stat(disk.staged_path(inode.staged)).st_size
-                    volume.budget.set(("staged", inode.staged), size)
-                except FileNotFoundError:
-                    yield f"the content staged as {inode.staged} is gone from {disk.root}/staged"
-                    inode = replace(inode, staged=0)
-            staged.add(inode.staged)
-            if inode != found:
-                change.inodes.append(inode)
-        volume.journal.commit(change)
-        for ino in set(disk.numbers("scratch")) - scratches:
-            disk.drop_scratch(ino)
-        for number in set(disk.numbers("staged")) - staged:
-            disk.drop_staged(number)
-        for number in disk.numbers("part"):
-            disk.drop_part(number)
 
 
 def _read_rest(fd: int, buffer: memoryview, offset: int) -> None:

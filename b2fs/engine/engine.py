@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from b2fs.adapters.disk import Disk
+from b2fs.adapters.disk import Disk, boot_id
 from b2fs.adapters.journal import Journal
 from b2fs.core import names
 from b2fs.core.bucket import Bucket, Identity
@@ -26,6 +26,7 @@ from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
 from b2fs.engine.filesystem import FileSystem
 from b2fs.engine.listing import Listing
+from b2fs.engine.recovery import Recovery
 from b2fs.engine.seam import Seam
 from b2fs.engine.upload import Uploader
 from b2fs.engine.volume import Settings, Volume
@@ -87,8 +88,9 @@ class Engine:
         self.cache = Cache(volume, nursery)
         self.content = Content(volume, self.cache)
         self.listing = Listing(volume)
-        self.uploader = Uploader(volume, self.cache, self.content)
-        self.files = FileSystem(volume, self.cache, self.content, self.listing)
+        self.recovery = Recovery(volume)
+        self.uploader = Uploader(volume, self.cache, self.content, self.recovery)
+        self.files = FileSystem(volume, self.cache, self.content, self.listing, self.uploader)
         self.online = False
         self.connect_error = ""
         self._hasten = trio.Event()
@@ -117,6 +119,7 @@ class Engine:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._keep_house)
             nursery.start_soon(self._sweep)
+            nursery.start_soon(self.recovery.verify)
             await self.connect()
             nursery.start_soon(self.uploader.run)
             nursery.start_soon(self.listing.run)
@@ -124,6 +127,7 @@ class Engine:
     async def _keep_house(self) -> None:
         volume = self.volume
         while True:
+            volume.trend.sample(trio.current_time(), volume.budget.used)
             await trio.sleep(_HOUSEKEEPING_S)
             if volume.seam.inline(volume.journal.log_size) > _LOG_LIMIT:
                 try:
@@ -182,7 +186,9 @@ class Engine:
         }  # fmt: skip
 
     def dirty(self) -> dict[str, Any]:
-        """What is not in B2: number of keys, bytes of content, age of the oldest change."""
+        """What is not in B2: number of keys, bytes of content, age of the oldest change; `time_to_full_s`: when the
+        bytes reach their limit if they grow on as in the last minute, None if they do not grow.
+        """
         volume = self.volume
         since = min((e.since_ns for e in volume.schedule.entries.values()), default=volume.now_ns())
         return {
@@ -190,11 +196,18 @@ class Engine:
             "bytes": volume.budget.used,
             "limit": volume.budget.limit,
             "oldest_age_s": max(0.0, (volume.now_ns() - since) / 1e9),
+            "time_to_full_s": volume.trend.time_to_full_s(volume.budget.limit),
         }
 
     def status(self) -> dict[str, Any]:
         volume = self.volume
         problems = [{"key": e.key, "why": e.error} for e in volume.schedule.entries.values() if e.error and e.lasting]
+        for damage in volume.journal.damaged():
+            path = volume.disk.quarantine_path(damage.file)
+            if not damage.file or os.path.exists(path):  # who has dealt with it deletes the file
+                problems.append(
+                    {"key": damage.key, "why": f"set aside: {damage.why}; kept: {path if damage.file else '-'}"}
+                )
         return {
             "state": "read-only" if volume.read_only else "serving",
             "online": self.online and not self.listing.last_error,
@@ -233,9 +246,12 @@ class Engine:
 
     async def path_status(self, path: str) -> dict[str, Any]:
         """Where the content of a path is. NotFound."""
-        volume = self.volume
         node = await self._walk(path)
-        path, inode = volume.tree.path(node), node.inode
+        return {"path": self.volume.tree.path(node), **self.file_status(node)}
+
+    def file_status(self, node: Node) -> dict[str, Any]:
+        """Where the content of a node is: `state` is scratch, staged, uploading or in-b2 (DESIGN.md §3)."""
+        volume, inode = self.volume, node.inode
         entry = next((e for k in volume.tree.keys(node) if (e := volume.schedule.entries.get(k))), None)
         if inode.scratch:
             state = "scratch"
@@ -246,7 +262,6 @@ class Engine:
         else:
             state = "in-b2"
         return {
-            "path": path,
             "kind": "directory" if inode.is_dir else "symlink" if inode.is_link else "file",
             "state": state,
             "size": inode.size,
@@ -259,14 +274,27 @@ class Engine:
 
 @contextlib.asynccontextmanager
 async def running(
-    disk: Disk, journal: Journal, bucket: Bucket, settings: Settings, seam: Seam | None = None
+    disk: Disk,
+    journal: Journal,
+    bucket: Bucket,
+    settings: Settings,
+    seam: Seam | None = None,
+    boot: str | None = None,
 ) -> AsyncIterator[Engine]:
-    """An engine on an opened state directory, recovered; owns disk and journal and closes them at the end."""
+    """An engine on an opened state directory, recovered; owns disk and journal and closes them at the end.
+
+    `boot` names this boot of the machine (None: ask the kernel): if the last run began in another one and did not
+    end in order, the power may have gone.
+    """
+    boot = boot_id() if boot is None else boot
     async with trio.open_nursery() as nursery:
         volume = Volume(settings, journal, disk, bucket, seam or Seam())
         engine = Engine(volume, nursery)
-        for finding in engine.content.recover():
-            log.error("recovery: %s", finding)
+        engine.recovery.start(lost_power=journal.meta("boot") not in ("", boot))
+        journal.set_meta("boot", boot)
+        await volume.seam.thread(disk.sync_root)
+        await volume.sync()
+        nursery.start_soon(volume.reaper.run)
         count = volume.restore_intents()
         if count:
             log.info("recovery: %d changes of the last run are still to be brought to B2", count)
@@ -281,5 +309,9 @@ async def running(
                     if node.fd >= 0:
                         os.close(node.fd)
                         node.fd = -1
+                with contextlib.suppress(B2fsError):  # a disk that fails: the next start does it
+                    await volume.reaper.reap()
+                    if not journal.has_scratch():
+                        journal.set_meta("boot", "")  # all that is here is on stable storage
                 await trio.to_thread.run_sync(journal.close)
                 disk.close()

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 
 import msgspec
+import trio
 from msgspec.structs import replace
 
 from b2fs.core import names
@@ -26,6 +27,7 @@ from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
 from b2fs.engine.listing import Listing
 from b2fs.engine.readahead import ReadAhead
+from b2fs.engine.upload import Uploader
 from b2fs.engine.volume import Volume
 from b2fs.errors import (
     BadHandle,
@@ -36,6 +38,7 @@ from b2fs.errors import (
     NotDirectory,
     NotFound,
     NotPermitted,
+    Unavailable,
 )
 
 RENAME_NOREPLACE = 1
@@ -72,12 +75,13 @@ class NewAttributes(msgspec.Struct, frozen=True):
 
 
 class FileSystem:
-    def __init__(self, volume: Volume, cache: Cache, content: Content, listing: Listing) -> None:
+    def __init__(self, volume: Volume, cache: Cache, content: Content, listing: Listing, uploader: Uploader) -> None:
         self._volume = volume
         self._tree = volume.tree
         self._cache = cache
         self._content = content
         self._listing = listing
+        self._uploader = uploader
         self._handles: dict[int, Handle | Entries] = {}
         self._next_handle = 1
 
@@ -197,11 +201,22 @@ class FileSystem:
         if moved is not None and moved.inode.is_dir and not self._listing.complete:
             await self._listing.need_below(moved)  # names that nobody has seen yet would be left behind
         await self._settled(target, new_name)
+        await self._secure_replacement(directory, name, target, new_name)
         change = self._tree.plan_rename(
             directory, name, target, new_name, self._volume.now_ns(),
             noreplace=flags == RENAME_NOREPLACE, exchange=flags == RENAME_EXCHANGE,
         )  # fmt: skip
         self._commit_removal(change)
+
+    async def _secure_replacement(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> None:
+        """Before a file takes the name of one that is safe from power loss and not in B2, it is made as safe: else
+        such a loss could leave neither. (ext4 does the same for programs that forget the fsync.)
+        """
+        node, replaced = self._tree.child(parent, name), self._tree.child(new_parent, new_name)
+        if node is None or replaced is None or not node.inode.scratch or node.inode.synced == node.inode.scratch:
+            return
+        if replaced.inode.synced or replaced.inode.staged:
+            await self._content.sync(node)
 
     def _commit_removal(self, change: Change) -> None:
         """Commit, then drop the content of what lost its last name and is not open."""
@@ -288,7 +303,7 @@ class FileSystem:
             raise BadHandle("the file is not open for writing")
         written = await self._content.write(handle.node, offset, data)
         if handle.sync:
-            await self._content.sync(handle.node)
+            await self.sync(number)
         return written
 
     async def flush(self, number: int) -> None:
@@ -298,11 +313,32 @@ class FileSystem:
             self._content.closed(handle.node)
 
     async def sync(self, number: int) -> None:
-        """fsync: survives power loss on return."""
-        await self._content.sync(self._file(number).node)
+        """fsync: survives power loss on return; where `remote_fsync` says so, loss of the host too (else Unavailable)."""
+        node = self._file(number).node
+        await self._content.sync(node)
+        await self._reach_b2(node)
 
-    async def sync_directory(self) -> None:
-        await self._volume.seam.thread(self._volume.journal.sync)
+    async def sync_directory(self, number: int) -> None:
+        """fsync of a directory: its names, and the content of the files in it, survive power loss on return."""
+        node = self._handles[number].node
+        for ino in list((node.children or {}).values()):
+            child = self._tree.nodes.get(ino)
+            if child is not None and child.inode.scratch and child.inode.synced != child.inode.scratch:
+                await self._content.sync(child)
+        await self._volume.sync()
+        await self._reach_b2(node)
+
+    async def _reach_b2(self, node: Node) -> None:
+        """Wait until B2 has what is at and below a path that `remote_fsync` names."""
+        path = self._tree.path(node) if node.linked else ""
+        if not path or not self._volume.settings.remote_fsync.match(path):
+            return
+        deadline_s = self._volume.settings.read_deadline_s
+        with trio.move_on_after(deadline_s):
+            await self._uploader.drain(path)
+        if left := self._uploader.left(path):
+            why = f"B2 does not have {left[0]['path']} after {deadline_s:g} s: {left[0]['why']}"
+            raise Unavailable(f"{why}; it is safe here, and goes on being tried")
 
     def release(self, number: int) -> None:
         """The last descriptor of a handle is gone."""

@@ -31,8 +31,9 @@ from b2fs.core.writeback import Entry, Step, plan
 from b2fs.engine import retry
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
+from b2fs.engine.recovery import Recovery
 from b2fs.engine.volume import Volume
-from b2fs.errors import B2fsError, BadName, BucketError, Fault, NameTooLong, TooLarge
+from b2fs.errors import B2fsError, BadName, BucketError, Damaged, Fault, NameTooLong, TooLarge
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +60,11 @@ class Counters(msgspec.Struct):
 
 
 class Uploader:
-    def __init__(self, volume: Volume, cache: Cache, content: Content) -> None:
+    def __init__(self, volume: Volume, cache: Cache, content: Content, recovery: Recovery) -> None:
         self._volume = volume
         self._cache = cache
         self._content = content
+        self._recovery = recovery
         self._slots = trio.Semaphore(volume.settings.uploads)
         self._finished = trio.Event()
         self._failing = False
@@ -110,6 +112,8 @@ class Uploader:
             self._again(entry, pause_s, str(error), lasting=not error.may_retry)
         except (NameTooLong, BadName, TooLarge) as error:
             self._again(entry, retry.REFUSED_S, str(error), lasting=True)
+        except Damaged as error:
+            await self._damaged(entry, generation, error)
         except B2fsError as error:
             self._again(entry, retry.backoff_s(entry.attempts + 1), str(error))
         except Exception as error:  # a bug in the handling of one key must not stop the others
@@ -120,6 +124,18 @@ class Uploader:
             self._volume.wake()
             self._finished.set()
             self._finished = trio.Event()
+
+    async def _damaged(self, entry: Entry, generation: int, error: Damaged) -> None:
+        """The file that was being uploaded is not what was sealed: set it aside, unless it was only hard to read."""
+        node = await self._volume.resolve(entry.key)
+        if node is not None and node.inode.staged and node.inode.sha1:
+            if await self._recovery.examine(node.ino, node.inode.staged, node.inode.sha1):
+                self._again(entry, retry.backoff_s(entry.attempts + 1), str(error))
+                return
+            if await self._volume.resolve(entry.key) is None:
+                self._volume.schedule.done(entry, generation)  # nobody knows of an older version: the bucket decides
+                return
+        self._again(entry, 0.0)
 
     def _recovered(self) -> None:
         """B2 works: what failed while it did not need not wait out its pause."""
@@ -142,6 +158,7 @@ class Uploader:
     async def _reconcile(self, entry: Entry, generation: int) -> float | None:
         """Bring one key in line; None when it is, else the pause in seconds before the next look."""
         key = entry.key
+        self._volume.check_writable()  # what is uploaded but cannot be noted would be uploaded again and again
         if key.endswith("/"):
             await self._expand(key, generation)
             return None
@@ -210,7 +227,10 @@ class Uploader:
             path, size, sha1 = volume.disk.staged_path(live.staged), live.size, live.sha1
         elif live.is_file and live.size:
             own, size = volume.journal.next_number(), live.size
-            path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
+            try:
+                path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
+            except FileNotFoundError:
+                return await self._copy(key, generation, live)  # it was evicted since the plan
             sha1 = live.sha1 or await self._content.sha1(path, size)
         else:
             data = live.target.encode() if live.is_link else b""
@@ -218,6 +238,11 @@ class Uploader:
             path = volume.seam.inline(volume.disk.make_staged, own, data)
         try:
             version = await volume.bucket.upload(key, path, size, sha1, info, kind)
+        except Damaged:
+            if not own or not live.size:
+                raise
+            self._cache.lose(live.file_id)  # clean content that the disk has spoilt: B2 has it
+            return await self._copy(key, generation, live)
         finally:
             if own:
                 volume.seam.inline(volume.disk.drop_staged, own)
@@ -258,22 +283,22 @@ class Uploader:
         volume, change = self._volume, Change(settled=[(key, generation)])
         if row is not None:
             change.objects.append(row)
-        if key not in volume.tree.keys(node):
+        named = key in volume.tree.keys(node)
+        if not named:
             change.dirty.append(key)  # a directory above it was moved meanwhile: what came here must go again
         now = node.inode
-        if row is None or not live.is_file or not _holds(now, live, row):
+        if row is None or not live.is_file or not _holds(now, live, row, named):
             volume.commit(change)
             return
-        change.inodes.append(replace(now, file_id=row.file_id, staged=0, sha1=now.sha1 or row.sha1))
+        synced = now.synced if now.synced == now.scratch else 0
+        change.inodes.append(replace(now, file_id=row.file_id, staged=0, synced=synced, sha1=now.sha1 or row.sha1))
         kept = live.staged == now.staged and live.staged > 0 and 0 < live.size <= volume.settings.cache_size
         volume.commit(change)
         if kept:
             volume.seam.inline(volume.disk.staged_to_blob, live.staged, chunks.whole(row.file_id))
-            volume.free("staged", live.staged)
             self._cache.adopt(chunks.whole(row.file_id), live.size)
-        elif now.staged:
-            volume.seam.inline(volume.disk.drop_staged, now.staged)
-            volume.free("staged", now.staged)
+        if now.staged:
+            volume.reaper.drop(now.staged)
         elif now.file_id and now.file_id != row.file_id:
             self._cache.rename(now.file_id, row.file_id)
 
@@ -298,7 +323,8 @@ class Uploader:
     # ------------------------------------------------------------ waiting for the end
 
     async def drain(self, path: str = "", report: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Return once every key at or below `path` ('': all) is in line; cancel it to give up.
+        """Return once every key at or below `path` ('': all) is in line, and the journal knows it for good; cancel it
+        to give up.
 
         Files are sealed even if a program still writes. What B2 refuses is tried once more, then left.
         """
@@ -319,6 +345,7 @@ class Uploader:
                     await self._finished.wait()
         finally:
             self.hurrying -= 1
+        await volume.sync()
 
     def _is_stuck(self, entry: Entry) -> bool:
         """Whether a drain can do nothing about a key: it is refused, or waits for one that is."""
@@ -362,14 +389,15 @@ class Uploader:
         return [entry for key, entry in entries.items() if concerns(key)]
 
 
-def _holds(now: Inode, live: Inode, row: ObjectRow) -> bool:
+def _holds(now: Inode, live: Inode, row: ObjectRow, named: bool) -> bool:
     """Whether the version of `row`, made from `live`, is (the base of) the content that the inode has `now`.
 
-    The two differ when the file was renamed meanwhile, and the other name was faster.
+    The two differ when the file was renamed meanwhile, and the other name was faster: then only the version at a
+    name that the file has (`named`) may be its home, for the other one is going to be hidden.
     """
     if now.staged == live.staged and now.file_id == live.file_id:
         return True
-    return not now.staged and not now.scratch and now.size == row.size and now.sha1 == row.sha1 != ""
+    return named and not now.staged and not now.scratch and now.size == row.size and now.sha1 == row.sha1 != ""
 
 
 def _row(version: Version, live: Inode, generation: int) -> ObjectRow:

@@ -1,6 +1,7 @@
 """The volume: the state that the parts of the engine share, and the one way to change it.
 
 Rules
+  What the journal named as the content of a file is deleted by the reaper alone.
   `commit` is the only way into the journal for anything about the namespace: it gives intents their
   generation, writes one transaction, then shows it in memory, then tells the schedule. It never suspends,
   so two changes never mix.
@@ -20,11 +21,13 @@ from b2fs.adapters.disk import Disk
 from b2fs.adapters.journal import Journal
 from b2fs.core import names
 from b2fs.core.bucket import Bucket
-from b2fs.core.budget import Budget
+from b2fs.core.budget import Budget, Trend
 from b2fs.core.change import Change, Intent
 from b2fs.core.inode import ROOT, Defaults, Inode
+from b2fs.core.policy import Patterns
 from b2fs.core.tree import Node, Tree
 from b2fs.core.writeback import Schedule
+from b2fs.engine.reaper import Reaper
 from b2fs.engine.seam import Seam
 from b2fs.errors import NoSpace, NotDirectory, ReadOnly
 
@@ -51,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True):
     """How long a writer waits for room in it before it gets NoSpace."""
     quiet_s: float = 2.0
     max_dirty_age_s: float = 60.0
+    remote_fsync: Patterns = Patterns()
+    """Paths whose fsync returns when B2 has the content."""
     read_deadline_s: float = 60.0
     refresh_s: float = 600.0
     uploads: int = 16
@@ -90,10 +95,12 @@ class Volume:
         self.idle_until_s = 0.0
         """Until when the uploader sleeps; 0 while it is looking at the schedule anyway."""
         self.budget = Budget(settings.dirty_size)
+        self.trend = Trend()
         self.waiting_writers = 0
-        """Writers that wait for room in the budget: while there are any, uploads do not wait for quiet."""
+        """Writers that wait for room: while there are any, neither uploads nor the reaper wait for quiet."""
         self.freed = trio.Event()
         """Set when content left the budget, and replaced at once: it may have many waiters."""
+        self.reaper = Reaper(disk, seam, self.sync, self.free)
         self.read_only = ""
         """Why nothing can be changed any more, '' while all is well."""
         self.on_change: Callable[[Changed], None] = lambda changed: None
@@ -118,8 +125,7 @@ class Volume:
 
         NoSpace: nothing changed. ReadOnly: nothing changed, and nothing will from now on.
         """
-        if self.read_only:
-            raise ReadOnly(self.read_only)
+        self.check_writable()
         for key in dict.fromkeys(change.dirty):
             if self.schedule.idle(key):
                 self.schedule.touch(key, trio.current_time())
@@ -136,8 +142,7 @@ class Volume:
                     raise
                 self.seam.inline(self.journal.commit, rows)
         except ReadOnly as error:
-            self.read_only = str(error)
-            log.critical("the journal cannot be written, the mount is read-only from now on: %s", error)
+            self._give_up(error)
             raise
         self.tree.apply(change)
         for intent in change.intents:
@@ -149,29 +154,59 @@ class Volume:
             self.schedule.delay(intent.key, trio.current_time() + self.settings.quiet_s * _DIRECTORY_QUIET)
         self.wake()
 
-    def free(self, folder: str, number: int) -> None:
-        """A scratch or staged file is precious no more."""
-        self.budget.drop((folder, number))
+    def check_writable(self) -> None:
+        """ReadOnly if nothing may be acknowledged any more."""
+        if self.read_only:
+            raise ReadOnly(self.read_only)
+
+    def _give_up(self, error: ReadOnly) -> None:
+        if not self.read_only:
+            self.read_only = str(error)
+            log.critical("the journal cannot be written, the mount is read-only from now on: %s", error)
+
+    async def sync(self) -> None:
+        """Every commit so far survives power loss on return. ReadOnly if the disk fails."""
+        try:
+            await self.seam.thread(self.journal.sync)
+        except ReadOnly as error:
+            self._give_up(error)
+            raise
+
+    # ------------------------------------------------------------ room
+
+    def free(self, number: int) -> None:
+        """A scratch or staged file is gone."""
+        self.budget.drop(number)
         self.freed.set()
         self.freed = trio.Event()
 
-    async def room(self, growth: int) -> None:
-        """Wait until `growth` more bytes fit into the budget. NoSpace after `dirty_wait_s`: nothing was written."""
-        if self.budget.room(growth):
-            return
+    def wait_deadline(self) -> float:
+        """Until when a writer that comes now may wait for room."""
+        return trio.current_time() + self.settings.dirty_wait_s
+
+    async def room(self, growth: int, deadline_s: float) -> None:
+        """Wait until `growth` more bytes fit into the budget. NoSpace at the deadline: nothing was written.
+
+        There is room on return; whoever suspends before using it must set it aside, or ask again.
+        """
+        while not self.budget.room(growth):
+            await self.wait_freed(deadline_s)
+
+    async def wait_freed(self, deadline_s: float) -> None:
+        """Wait until some content has left the disk, and hurry what is in its way. NoSpace at the deadline."""
+        if trio.current_time() >= deadline_s:
+            raise NoSpace(
+                f"{self.budget.used} bytes wait for B2, the limit (dirty_size) is {self.budget.limit}; "
+                f"not enough were uploaded within {self.settings.dirty_wait_s:g} s"
+            )
         self.waiting_writers += 1
         try:
-            with trio.move_on_after(self.settings.dirty_wait_s):
-                while not self.budget.room(growth):
-                    self.hurry_all()
-                    await self.freed.wait()
-                return
+            self.hurry_all()
+            self.reaper.hurry()
+            with trio.move_on_at(deadline_s):
+                await self.freed.wait()
         finally:
             self.waiting_writers -= 1
-        raise NoSpace(
-            f"{self.budget.used} bytes wait for B2, the limit (dirty_size) is {self.budget.limit}; "
-            f"none were uploaded within {self.settings.dirty_wait_s:g} s"
-        )
 
     def wake(self) -> None:
         """The schedule changed: whoever sleeps until its next due time looks again, if that is earlier now."""

@@ -42,6 +42,9 @@ _NOTICES = 10_000
 _FILES = 1 << 62
 """Inodes that statfs claims: a bucket has no limit."""
 
+_STATE = {b"user.b2fs." + field.encode(): field for field in ("state", "file_id", "sha1", "generation")}
+"""Attributes that say where the bytes of a file are. They are not listed: a copy of the file is not to have them."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -71,6 +74,7 @@ class FuseOperations(pyfuse3.Operations):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
+        self._engine = engine
         self._files = engine.files
         self._absent = pyfuse3.EntryAttributes()
         self._absent.st_ino = 0
@@ -223,7 +227,7 @@ class FuseOperations(pyfuse3.Operations):
 
     @_guarded
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._files.sync_directory()
+        await self._files.sync_directory(fh)
 
     # ------------------------------------------------------------ files
 
@@ -274,6 +278,8 @@ class FuseOperations(pyfuse3.Operations):
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         if name.startswith(b"system."):
             raise NotSupported("no ACLs")
+        if (field := _STATE.get(name)) is not None:
+            return str(self._engine.file_status(self._engine.volume.tree.node(inode))[field]).encode()
         raise NoAttribute("not set")
 
     @_guarded

@@ -52,11 +52,11 @@ def test_only_the_owner_may_look(root: Path) -> None:
     try:
         disk = Disk(str(root))
         _write(disk.make_scratch(1), b"1")
-        disk.stage(1, 2)
+        disk.stage(1)
         disk.make_staged(3, b"link target")
         _write(disk.make_scratch(4), b"1")
-        disk.stage(4, 5)
-        disk.staged_to_blob(5, "blob")
+        disk.stage(4)
+        disk.staged_to_blob(4, "blob")
         disk.close()
     finally:
         os.umask(old)
@@ -87,38 +87,54 @@ def test_new_scratch_replaces_a_leftover(disk: Disk) -> None:
 def test_stage_then_crash(disk: Disk) -> None:
     """Between stage and drop_scratch both names lead to the same bytes; dropping either keeps the other."""
     _write(disk.make_scratch(1), b"content")
-    disk.stage(1, 7)
-    assert list(disk.numbers("scratch")) == [1]
-    assert list(disk.numbers("staged")) == [7]
+    disk.stage(1)
+    assert list(disk.numbers("scratch")) == list(disk.numbers("staged")) == [1]
+    disk.stage(1)  # as after a crash before the commit
     disk.drop_scratch(1)
     disk.drop_scratch(1)
-    assert Path(disk.staged_path(7)).read_bytes() == b"content"
+    assert Path(disk.staged_path(1)).read_bytes() == b"content"
     _write(disk.make_scratch(2), b"other")
-    disk.stage(2, 8)
-    disk.drop_staged(8)
-    disk.drop_staged(8)
+    disk.stage(2)
+    disk.drop_staged(2)
+    disk.drop_staged(2)
+    assert Path(disk.scratch_path(2)).read_bytes() == b"other"
+    disk.stage(2)
+    disk.drop_scratch(2)
+    disk.unstage(2)
     assert Path(disk.scratch_path(2)).read_bytes() == b"other"
 
 
-def test_staged_content_is_not_what_a_new_scratch_writes_to(disk: Disk) -> None:
-    """After a seal, a new scratch file of the same inode is another file."""
-    _write(disk.make_scratch(1), b"sealed")
-    disk.stage(1, 7)
-    disk.drop_scratch(1)
-    _write(disk.make_scratch(1), b"newer!")
-    assert Path(disk.staged_path(7)).read_bytes() == b"sealed"
-
-
 def test_staged_becomes_blob(disk: Disk) -> None:
-    """By a rename: the bytes have one name before and one after, and a blob that was there is replaced."""
+    """The blob is the staged file under one more name, so that either may go first; a blob that is there stays."""
+    _write(disk.make_scratch(1), b"one")
+    disk.stage(1)
+    disk.staged_to_blob(1, "id")
+    disk.staged_to_blob(1, "id")
+    assert list(disk.numbers("staged")) == [1]
+    disk.drop_staged(1)
+    assert Path(disk.blob_path("id")).read_bytes() == b"one"
+    assert list(disk.blob_names()) == ["id"]
+
+
+def test_quarantine(disk: Disk) -> None:
+    """Content leaves both folders and is kept under one name; the same number once more does not replace it."""
     for content in (b"one", b"two"):
         _write(disk.make_scratch(1), content)
-        disk.stage(1, 7)
-        disk.drop_scratch(1)
-        disk.staged_to_blob(7, "id")
-        assert list(disk.numbers("staged")) == []
-        assert Path(disk.blob_path("id")).read_bytes() == content
-    assert list(disk.blob_names()) == ["id"]
+        disk.stage(1)
+        file = disk.quarantine(1)
+        assert Path(disk.quarantine_path(file)).read_bytes() == content
+        assert list(disk.numbers("scratch")) == list(disk.numbers("staged")) == []
+    assert disk.quarantine(9) == ""
+    assert len(os.listdir(os.path.join(disk.root, "quarantine"))) == 2
+
+
+def test_secure(disk: Disk) -> None:
+    """Says the SHA-1 of what it has put on stable storage; a name that is gone is for the caller to judge."""
+    _write(disk.make_scratch(1), b"content")
+    assert disk.secure(disk.scratch_path(1)) == "040f06fd774092478d450774f5ba30c5da78acc8"
+    disk.drop_scratch(1)
+    with pytest.raises(FileNotFoundError):
+        disk.secure(disk.scratch_path(1))
 
 
 def test_part_becomes_blob_whole(disk: Disk) -> None:
@@ -199,8 +215,8 @@ def test_full_tmpfs(tmp_path: Path) -> None:
         _write(disk.make_scratch(1), b"precious")
         with pytest.raises(NoSpace):
             disk.make_staged(2, bytes(1 << 20))
-        disk.stage(1, 3)
-        assert Path(disk.staged_path(3)).read_bytes() == b"precious"
+        disk.stage(1)
+        assert Path(disk.staged_path(1)).read_bytes() == b"precious"
         disk.close()
     finally:
         subprocess.run(["umount", "-l", small], check=True)

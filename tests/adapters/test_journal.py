@@ -51,7 +51,7 @@ def _everything(path: str) -> dict[str, list[tuple[object, ...]]]:
 
 WHOLE = Change(
     inodes=[
-        _inode(5, rdev=7, target="ж", file_id="f", sha1="s", staged=9, scratch=True),
+        _inode(5, rdev=7, target="ж", file_id="f", sha1="s", staged=9, scratch=11, synced=9),
         _inode(6, DIR, complete=True),
     ],
     links=[(1, b"x", 5), (1, "🦊".encode(), 6)],
@@ -68,7 +68,7 @@ def test_committed_is_there_after_reopening(path: str) -> None:
     journal.close()
     journal = Journal(path)
     assert [journal.inode(5), journal.inode(6)] == WHOLE.inodes
-    assert journal.inode(5).scratch is True  # type: ignore[union-attr]
+    assert (journal.inode(5).scratch, journal.inode(5).synced) == (11, 9)  # type: ignore[union-attr]
     assert journal.entry(1, "🦊".encode()) == WHOLE.inodes[1]
     assert journal.object("x") == _row("x")
     assert journal.intents() == [Intent("x", 3, 30)]
@@ -251,7 +251,7 @@ def filled(journal: Journal) -> Journal:
     journal.commit(
         Change(
             inodes=[
-                _inode(1, DIR), _inode(2, DIR), _inode(3, DIR), _inode(4), _inode(5, file_id="v", scratch=True),
+                _inode(1, DIR), _inode(2, DIR), _inode(3, DIR), _inode(4), _inode(5, file_id="v", scratch=6),
                 _inode(6, staged=8), _inode(7, file_id="w"),
             ],
             links=[

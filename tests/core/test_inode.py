@@ -53,7 +53,7 @@ def test_canonical_attributes_tell_any_difference(inode: Inode, field: str) -> N
     other = replace(inode, **{field: getattr(inode, field) ^ 1})
     assert attributes(other) != attributes(inode)
     elsewhere = replace(
-        inode, ino=8, ctime_ns=1, atime_ns=2, nlink=3, size=4, file_id="b", sha1="b", staged=1, scratch=True
+        inode, ino=8, ctime_ns=1, atime_ns=2, nlink=3, size=4, file_id="b", sha1="b", staged=1, scratch=2
     )
     assert attributes(elsewhere) == attributes(inode)
 

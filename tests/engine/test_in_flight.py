@@ -109,7 +109,7 @@ async def test_unlink_while_it_is_sealed(world: World, autojump_clock: object) -
     seam = HookSeam()
     async with world.mount(seam=seam) as m:
         await m.write("x", os.urandom(LARGE))
-        seam.after["sha1_of"] = lambda: m.unlink("x")
+        seam.after["secure"] = lambda: m.unlink("x")
         await m.idle(100.0)
     assert world.bucket.calls() == []
 
@@ -119,7 +119,7 @@ async def test_unlink_before_it_is_hashed(world: World, autojump_clock: object) 
     seam = HookSeam()
     async with world.mount(seam=seam) as m:
         await m.write("x", os.urandom(LARGE))
-        seam.before["sha1_of"] = lambda: m.unlink("x")
+        seam.before["secure"] = lambda: m.unlink("x")
         await m.idle(100.0)
     assert world.bucket.calls() == []
 
@@ -143,7 +143,7 @@ async def test_rename_while_it_is_sealed(world: World, autojump_clock: object) -
     data = os.urandom(LARGE)
     async with world.mount(seam=seam) as m:
         await m.write("a", data)
-        seam.after["sha1_of"] = lambda: m.rename("a", "b")
+        seam.after["secure"] = lambda: m.rename("a", "b")
         await m.idle()
     assert world.bucket.files() == {"b": data}
     assert ("upload", "a") not in world.bucket.log
@@ -155,7 +155,7 @@ async def test_write_while_it_is_sealed(world: World, autojump_clock: object) ->
     data = os.urandom(LARGE)
     async with world.mount(seam=seam) as m:
         await m.write("x", data)
-        seam.after["sha1_of"] = lambda: m.patch("x", 0, b"late!")
+        seam.after["secure"] = lambda: m.patch("x", 0, b"late!")
         await m.idle()
     assert world.bucket.content("x") == b"late!" + data[5:]
 

@@ -401,8 +401,8 @@ async def test_fsync_covers_a_seal_that_comes_between(world: World, autojump_clo
         inner = seam.thread
 
         async def watched(call, *args):  # type: ignore[no-untyped-def]
-            if call.__name__ == "fsync_directory" and node.inode.staged:
-                synced.append(os.path.basename(args[0]))
+            if call.__name__ == "sync_names" and node.inode.staged:
+                synced.append("staged")
             return await inner(call, *args)
 
         seam.thread = watched  # type: ignore[method-assign]

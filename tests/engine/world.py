@@ -276,7 +276,8 @@ class Mount:
 
     async def drained(self) -> None:
         """Bring everything into the bucket, and nothing may be left."""
-        assert await self.engine.drain("", 3600.0) == []
+        left = await self.engine.drain("", 3600.0)
+        assert left == [], left
 
     async def refresh(self) -> None:
         await self.engine.listing.refresh()
@@ -336,6 +337,8 @@ class World:
                     nursery.cancel_scope.cancel()
                 trio.lowlevel.remove_instrument(watch)
                 assert not watch.tripped, "a busy loop"
+                if check:
+                    await engine.volume.reaper.reap()
                 used = engine.cache.index.used
                 precious = engine.volume.budget.used
             peace = check
@@ -388,7 +391,7 @@ def fsck(state: Path, used: int | None = None) -> None:
     for parent, _, _ in dentries:
         assert stat.S_ISDIR(inodes[parent][1]), "only a directory has names"
     assert {int(name) for name in os.listdir(state / "scratch")} == {
-        ino for ino, *_, scratch in inodes.values() if scratch
+        scratch for *_, scratch in inodes.values() if scratch
     }
     assert {int(name) for name in os.listdir(state / "staged")} == {row[4] for row in inodes.values() if row[4]}
     for _, _, _, size, staged, scratch in inodes.values():

@@ -371,7 +371,6 @@ def test_unlisted_name_is_never_absent(new_host: NewHost, devbucket: DevBucket) 
         lambda: os.stat(mount.path / "absent too"),
         lambda: os.listdir(mount.path),
     ]
-    began = time.monotonic()
     with ThreadPoolExecutor() as threads:
         assert list(threads.map(errno_of, looks)) == [errno.EIO] * len(looks)
     assert errno_of(lambda: (mount.path / "new").write_bytes(b"")) == errno.EIO

@@ -1,0 +1,180 @@
+"""Recovery: take up what the last run left, and set aside content that is not what it should be.
+
+Rules
+  A start after SIGKILL adopts everything: the page cache has it all. After a power loss (another boot, and the last
+  run did not end in order) content is trusted only where the journal says that it was on stable storage.
+  Content that cannot be trusted goes to ``quarantine/``, with a row in ``damaged`` for people, and is never
+  uploaded. Its file falls back to the older content that is here, else to its version in B2; where there is none,
+  the name is forgotten and its directory listed again, so that the bucket decides.
+  Nothing here needs B2.
+
+Inconsistencies that this repairs: the table in ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from msgspec.structs import replace
+
+from b2fs.adapters import disk as disk_module
+from b2fs.core import names
+from b2fs.core.change import Change, Damage
+from b2fs.core.inode import Inode, restored
+from b2fs.core.tree import Node
+from b2fs.engine.volume import Changed, Volume
+from b2fs.errors import B2fsError
+
+log = logging.getLogger(__name__)
+
+
+class Recovery:
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._suspects: list[int] = []
+        """Inodes whose staged content outlived a power loss and was not checked yet."""
+
+    # ------------------------------------------------------------ at the start
+
+    def start(self, lost_power: bool) -> None:
+        """Make journal and disk agree: called once, before anything else. `lost_power`: see above."""
+        volume, disk = self._volume, self._volume.disk
+        kept = {folder: set[int]() for folder in ("scratch", "staged")}
+        for inode in volume.journal.dirty_inodes():
+            found = self._adopt(inode, lost_power)
+            if found is None:
+                continue
+            kept["scratch"].add(found.scratch)
+            kept["staged"].add(found.staged)
+            if found.staged and lost_power:
+                self._suspects.append(found.ino)
+        for folder, drop in (("scratch", disk.drop_scratch), ("staged", disk.drop_staged)):
+            for number in set(disk.numbers(folder)) - kept[folder]:
+                drop(number)  # never acknowledged, or in B2
+        for number in disk.numbers("part"):
+            disk.drop_part(number)
+
+    def _adopt(self, inode: Inode, lost_power: bool) -> Inode | None:
+        """The inode as it goes on; None if its name was forgotten."""
+        volume, disk = self._volume, self._volume.disk
+        change, found = Change(), inode
+        if found.scratch:
+            why = self._distrust("scratch", found.scratch, lost_power and found.synced != found.scratch)
+            if why:
+                self._quarantine(change, found, found.scratch, why)
+                found = replace(found, scratch=0)
+            else:
+                if not disk.has_content("scratch", found.scratch):
+                    disk.unstage(found.scratch)
+                stat = os.stat(disk.scratch_path(found.scratch))
+                found = replace(found, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
+                volume.budget.set(found.scratch, stat.st_size)
+        if found.staged:
+            why = self._distrust("staged", found.staged, lost_power and not found.sha1 and found.synced != found.staged)
+            if why:
+                self._quarantine(change, found, found.staged, why)
+                found = replace(found, staged=0, sha1="" if found.scratch else found.sha1)
+            else:
+                if not disk.has_content("staged", found.staged):
+                    disk.stage(found.staged)
+                size = os.stat(disk.staged_path(found.staged)).st_size
+                volume.budget.set(found.staged, size)
+                if not found.scratch:
+                    found = replace(found, size=size)
+        if found.synced not in (found.scratch, found.staged):
+            found = replace(found, synced=0)
+        settled = self._settle(change, found)
+        if change.damaged or found != inode:
+            volume.journal.commit(change)
+            volume.tree.apply(change)
+        return settled
+
+    def _distrust(self, folder: str, number: int, unsafe: bool) -> str:
+        """Why the content `number` cannot go on, '' if it can."""
+        disk = self._volume.disk
+        if not disk.has_content("scratch", number) and not disk.has_content("staged", number):
+            return f"it is gone from {folder}/"
+        return "the power went before it was on the disk, and no program had asked for that (fsync)" if unsafe else ""
+
+    # ------------------------------------------------------------ while running
+
+    async def verify(self) -> None:
+        """After a power loss: check the staged content against its SHA-1, in the background."""
+        while self._suspects:
+            inode = self._volume.journal.inode(self._suspects.pop())
+            if inode is not None and inode.staged and inode.sha1:
+                await self.examine(inode.ino, inode.staged, inode.sha1)
+
+    async def examine(self, ino: int, staged: int, sha1: str) -> bool:
+        """Whether staged content is what was sealed; if not, it was set aside."""
+        volume = self._volume
+        try:
+            found = await volume.seam.thread(disk_module.sha1_of, volume.disk.staged_path(staged))
+        except FileNotFoundError:
+            found = ""
+        except B2fsError as error:
+            log.error("staged content %d cannot be read: %s", staged, error)
+            return False
+        if found == sha1:
+            return True
+        node = volume.tree.nodes.get(ino)
+        inode = node.inode if node is not None else volume.journal.inode(ino)
+        if inode is None or inode.staged != staged:
+            return True  # it was replaced meanwhile
+        change = Change()
+        why = f"its SHA-1 is {found}, it was sealed with {sha1}" if found else "it is gone from staged/"
+        self._quarantine(change, inode, staged, why)
+        inode = replace(inode, staged=0, sha1="" if inode.scratch else inode.sha1)
+        self._settle(change, inode)
+        volume.commit(change)
+        self._tell(node, change)
+        return False
+
+    def _tell(self, node: Node | None, change: Change) -> None:
+        for parent, name in change.unlinks:
+            self._volume.on_change(Changed(parent, name))
+        if node is not None:
+            self._volume.on_change(Changed(node.ino, None))
+
+    # ------------------------------------------------------------ pieces
+
+    def _quarantine(self, change: Change, inode: Inode, number: int, why: str) -> None:
+        volume = self._volume
+        key = next((key for _, _, key in self._places(inode.ino)), f"inode {inode.ino}")
+        file = volume.disk.quarantine(number)
+        volume.free(number)
+        change.damaged.append(Damage(key, file, why, volume.now_ns()))
+        where = f"it is kept as {volume.disk.quarantine_path(file)}" if file else "nothing was left to keep"
+        log.error("content of %r was set aside (%s); %s", key, why, where)
+
+    def _settle(self, change: Change, inode: Inode) -> Inode | None:
+        """Add to `change` how a file goes on whose content was looked at; None if its name is forgotten."""
+        volume = self._volume
+        if inode.scratch or inode.staged:
+            change.inodes.append(inode)
+            return inode
+        row = volume.journal.object_of(inode.file_id) if inode.file_id else None
+        if row is not None:
+            base = restored(inode, row.size, row.sha1, row.attributes)
+            change.inodes.append(base)
+            return base
+        intents = {intent.key: intent.generation for intent in volume.journal.intents()}
+        change.gone.append(inode.ino)
+        for parent, name, key in self._places(inode.ino):
+            change.unlinks.append((parent, name))
+            change.lost_objects.append(key)
+            if key in intents:
+                change.settled.append((key, intents[key]))
+            above = volume.tree.nodes[parent].inode if parent in volume.tree.nodes else volume.journal.inode(parent)
+            if above is not None:
+                change.inodes.append(replace(above, complete=False))
+        volume.journal.set_meta("listed", "")
+        return None
+
+    def _places(self, ino: int) -> list[tuple[int, bytes, str]]:
+        """(parent, name, key) of every name of a file."""
+        journal = self._volume.journal
+        return [
+            (parent, name, names.join(journal.path_of(parent), name.decode())) for parent, name in journal.names_of(ino)
+        ]
