@@ -35,6 +35,8 @@ from b2fs.errors import B2fsError, BucketError, NotFound, StateError
 log = logging.getLogger(__name__)
 
 _HOUSEKEEPING_S = 5.0
+_REST_S = 10.0
+"""Pause of a background task that failed by a bug."""
 _MAX_LINKS = 40
 """Symbolic links in one path, as in the kernel."""
 _LOG_LIMIT = 4 * 1024 * 1024
@@ -117,12 +119,12 @@ class Engine:
     async def serve(self) -> None:
         """All background work; returns only by cancellation. StateError: this is another bucket."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_house)
-            nursery.start_soon(self._sweep)
-            nursery.start_soon(self.recovery.verify)
+            nursery.start_soon(watched, self._keep_house)
+            nursery.start_soon(watched, self._sweep)
+            nursery.start_soon(watched, self.recovery.verify)
             await self.connect()
-            nursery.start_soon(self.uploader.run)
-            nursery.start_soon(self.listing.run)
+            nursery.start_soon(watched, self.uploader.run)
+            nursery.start_soon(watched, self.listing.run)
 
     async def _keep_house(self) -> None:
         volume = self.volume
@@ -222,6 +224,19 @@ class Engine:
             "ignored": [{"key": key, "why": why} for key, why in self.listing.ignored()],
         }
 
+    def describe(self, ino: int, name: bytes | None = None) -> str:
+        """An inode, or a name in a directory, for the log: its key and, if that is dirty, its generation."""
+        tree = self.volume.tree
+        node = tree.node(ino)
+        if isinstance(name, bytes) and node.inode.is_dir:
+            child = tree.child(node, name) if node.children else None
+            key = names.join(tree.path(node), name.decode(errors="replace"))
+            node = child or node
+        else:
+            key = tree.path(node) if node.linked else f"inode {ino} (unlinked)"
+        entry = self.volume.schedule.entries.get(key)
+        return f"{key!r}" + (f" (generation {entry.generation})" if entry is not None else "")
+
     async def real_path(self, path: str) -> str:
         """The path that a path of a command leads to, links followed; its last part may have been removed. NotFound."""
         try:
@@ -272,6 +287,16 @@ class Engine:
         }
 
 
+async def watched(task: Callable[[], Awaitable[None]]) -> None:
+    """Run a background task to its end, however often it fails: a bug in one must not take the mount away."""
+    while True:
+        try:
+            return await task()
+        except Exception:
+            log.exception("%s failed unexpectedly; it begins anew in %.0f s", task.__qualname__, _REST_S)
+            await trio.sleep(_REST_S)
+
+
 @contextlib.asynccontextmanager
 async def running(
     disk: Disk,
@@ -294,7 +319,7 @@ async def running(
         journal.set_meta("boot", boot)
         await volume.seam.thread(disk.sync_root)
         await volume.sync()
-        nursery.start_soon(volume.reaper.run)
+        nursery.start_soon(watched, volume.reaper.run)
         count = volume.restore_intents()
         if count:
             log.info("recovery: %d changes of the last run are still to be brought to B2", count)

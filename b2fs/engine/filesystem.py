@@ -351,6 +351,10 @@ class FileSystem:
                 self._content.release(node)
         self._tree.discard(node)
 
+    def inode_of(self, number: int) -> int:
+        """The inode number of an open file or directory."""
+        return self._handles[number].node.ino
+
     def _file(self, number: int) -> Handle:
         handle = self._handles[number]
         assert isinstance(handle, Handle)

@@ -73,8 +73,12 @@ class Reaper:
         dropped, self._dropped = self._dropped, []
         if not sealed and not dropped:
             return
-        await self._seam.thread(self._disk.sync_names)
-        await self._sync()
+        try:
+            await self._seam.thread(self._disk.sync_names)
+            await self._sync()
+        except BaseException:
+            self._sealed[:0], self._dropped[:0] = sealed, dropped  # for the next pass
+            raise
         for number in sealed:
             self._seam.inline(self._disk.drop_scratch, number)
         for number in dropped:

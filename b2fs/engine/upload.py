@@ -326,7 +326,8 @@ class Uploader:
         """Return once every key at or below `path` ('': all) is in line, and the journal knows it for good; cancel it
         to give up.
 
-        Files are sealed even if a program still writes. What B2 refuses is tried once more, then left.
+        Files are sealed even if a program still writes. What B2 refuses is tried once more, then left; everything
+        is, once the journal cannot be written.
         """
         volume = self._volume
         for entry in self._waiting(path):
@@ -334,7 +335,7 @@ class Uploader:
             volume.schedule.hurry(entry, trio.current_time())
         self.hurrying += 1
         try:
-            while not all(map(self._is_stuck, self._waiting(path))):
+            while not volume.read_only and not all(map(self._is_stuck, self._waiting(path))):
                 if report is not None:
                     await report()
                 for entry in self._waiting(path):
@@ -345,7 +346,8 @@ class Uploader:
                     await self._finished.wait()
         finally:
             self.hurrying -= 1
-        await volume.sync()
+        if not volume.read_only:
+            await volume.sync()
 
     def _is_stuck(self, entry: Entry) -> bool:
         """Whether a drain can do nothing about a key: it is refused, or waits for one that is."""
@@ -360,7 +362,7 @@ class Uploader:
         """Seal what is not in B2 at or below `path`, so that its size and SHA-1 are known and final."""
         for entry in self._waiting(path):
             node = None if entry.key.endswith("/") else await self._volume.resolve(entry.key)
-            if node is not None:
+            if node is not None and not self._volume.read_only:
                 await self._content.seal(node)
 
     def left(self, path: str = "") -> list[dict[str, Any]]:
@@ -373,7 +375,7 @@ class Uploader:
                     "path": entry.key,
                     "size": row.size if row is not None else 0,
                     "sha1": row.sha1 if row is not None else "",
-                    "why": entry.error or "not uploaded yet",
+                    "why": self._volume.read_only or entry.error or "not uploaded yet",
                 }
             )
         return found

@@ -14,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import functools
+import inspect
 import logging
 import os
 from collections.abc import Callable, Coroutine, Sequence
@@ -50,21 +51,34 @@ T = TypeVar("T")
 
 
 def _guarded(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    by_handle = list(inspect.signature(handler).parameters)[1] == "fh"
+
     @functools.wraps(handler)
     async def boundary(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return await handler(*args, **kwargs)
         except B2fsError as error:
             if error.errno == errno.EIO:
-                log.error("%s%s: %s", handler.__name__, args[1:3], error)
+                log.error("%s %s: %s", handler.__name__, _subject(by_handle, *args), error)
             raise pyfuse3.FUSEError(error.errno) from None
         except pyfuse3.FUSEError:
             raise
         except Exception:
-            log.exception("%s%s failed unexpectedly; the program gets EIO", handler.__name__, args[1:3])
+            subject = _subject(by_handle, *args)
+            log.exception("%s %s failed unexpectedly; the program gets EIO", handler.__name__, subject)
             raise pyfuse3.FUSEError(errno.EIO) from None
 
     return boundary
+
+
+def _subject(by_handle: bool, operations: Any, first: Any = None, name: Any = None, *_: Any) -> str:
+    """What a request was about, for the log: key and generation where there are such. Never fails."""
+    engine: Engine = operations.engine
+    try:
+        ino = engine.files.inode_of(first) if by_handle else first
+        return engine.describe(ino, name) if isinstance(ino, int) else ""
+    except Exception as error:  # the request itself is what matters
+        return f"({first!r}, {name!r}: {error!r})"
 
 
 class FuseOperations(pyfuse3.Operations):
@@ -74,7 +88,7 @@ class FuseOperations(pyfuse3.Operations):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__()
-        self._engine = engine
+        self.engine = engine
         self._files = engine.files
         self._absent = pyfuse3.EntryAttributes()
         self._absent.st_ino = 0
@@ -279,7 +293,7 @@ class FuseOperations(pyfuse3.Operations):
         if name.startswith(b"system."):
             raise NotSupported("no ACLs")
         if (field := _STATE.get(name)) is not None:
-            return str(self._engine.file_status(self._engine.volume.tree.node(inode))[field]).encode()
+            return str(self.engine.file_status(self.engine.volume.tree.node(inode))[field]).encode()
         raise NoAttribute("not set")
 
     @_guarded
@@ -364,6 +378,8 @@ class FuseMount:
             except OSError as error:
                 if error.errno != errno.ENOENT:  # ENOENT: the kernel does not know it, so it is told nothing wrong
                     log.warning("the kernel could not be told of a change: %s", error)
+            except Exception:  # a bug here must not end the mount
+                log.exception("the kernel could not be told of the change %r", changed)
 
 
 def _syncfs(path: str) -> None:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ B2FS = (sys.executable, "-m", "b2fs")
 
 class Mount:
     """One daemon with a mountpoint and a state directory of its own; both survive `stop` and `kill`."""
+
+    program: Sequence[str] = B2FS
 
     def __init__(self, bucket: DevBucket, **settings: str) -> None:
         self.bucket = bucket
@@ -62,7 +64,7 @@ class Mount:
         """
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
-                [*B2FS, "mount", *arguments, str(self.path)],
+                [*self.program, "mount", *arguments, str(self.path)],
                 env=self.environment(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE if expect is not None else log,
