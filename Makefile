@@ -17,6 +17,14 @@ run: install ## mount a sample bucket at ./static/data (B2_ENABLED=true and your
 test: install-test ## run all tests, real mounts included
 	@$(BIN)/pytest
 
+.PHONY: stream
+stream: install-test ## 10 GiB in and out through limits of 256 MiB, watched from outside (minutes)
+	@$(BIN)/python -m tests.mount.stream 10GiB 256MiB
+
+.PHONY: mutants
+mutants: install-test ## take each protection away in turn, and see its tests fail (ONLY=word: those rows)
+	@$(BIN)/python -m tests.mutants $(ONLY)
+
 .PHONY: check
 check: lint test ## lint and test: what must pass before a commit
 

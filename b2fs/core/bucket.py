@@ -84,11 +84,11 @@ class Bucket(Protocol):
         ...
 
     async def fetch(self, file_id: str, path: str, offset: int, length: int, sha1: str) -> None:
-        """Write the bytes [offset, offset+length) of a version into the file at `path`, at `offset`.
+        """Write the bytes [offset, offset+length) of a version to the beginning of the file at `path`.
 
         `path` is created 0600 when missing and is never truncated. With `sha1` the range is the whole
         object and is checked against it. On return exactly `length` bytes were written (not fsynced);
-        after an error the range in the file is undefined.
+        after an error they are undefined.
         """
         ...
 

@@ -149,6 +149,7 @@ class Cache:
         try:
             await self.make_room(length)
             reserved = True
+            deadline_s = trio.current_time() + volume.settings.read_deadline_s
 
             async def attempt() -> int:
                 # a path of its own: an attempt that was given up may still be writing into its file
@@ -159,7 +160,7 @@ class Cache:
                 except NoSpace:
                     volume.seam.inline(volume.disk.drop_part, mine)
                     if not self.give_way(length):
-                        raise
+                        await volume.wait_freed(deadline_s)
                     return await attempt()
                 except BaseException:
                     volume.seam.inline(volume.disk.drop_part, mine)
@@ -167,11 +168,16 @@ class Cache:
                 return mine
 
             number = await retry.until(volume.settings.read_deadline_s, attempt, "the content")
-            await self._arrived(number, name, offset, length)
+            volume.seam.inline(volume.disk.part_to_blob, number, name)
+            self.add(name, length)
+            self.counters.fetches += 1
+            self.counters.fetched_bytes += length
         except BucketError as error:
             if error.fault is Fault.MISSING:
                 log.error("version %s is gone from the bucket, its content cannot be read", file_id)
             flight.error = error
+        except NoSpace:
+            flight.error = Unavailable("the disk of the state directory is full: nothing can be fetched to it")
         except B2fsError as error:
             flight.error = error
         except Exception:  # a bug must reach the reader as an error, not leave it waiting
@@ -186,15 +192,6 @@ class Cache:
             if number:
                 volume.seam.inline(volume.disk.drop_part, number)
             flight.done.set()
-
-    async def _arrived(self, number: int, name: str, offset: int, length: int) -> None:
-        volume = self._volume
-        if offset:  # a range was written at its own offset: the blob holds only the range
-            await volume.seam.thread(_shift, volume.disk.part_path(number), offset, length)
-        volume.seam.inline(volume.disk.part_to_blob, number, name)
-        self.add(name, length)
-        self.counters.fetches += 1
-        self.counters.fetched_bytes += length
 
     # ------------------------------------------------------------ room
 
@@ -321,13 +318,3 @@ class Cache:
             "objects": len(self.index),
             "evictions": self.counters.evictions,
         }
-
-
-def _shift(path: str, offset: int, length: int) -> None:
-    """Rewrite a file that holds `length` bytes at `offset` so that it holds them at 0."""
-    source = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.pwrite(source, os.pread(source, length, offset), 0)
-        os.ftruncate(source, length)
-    finally:
-        os.close(source)

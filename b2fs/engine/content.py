@@ -115,6 +115,8 @@ class Content:
         while True:
             await self._prepare(node, None, end, deadline_s)
             try:
+                if not volume.disk_room(len(data)):
+                    raise NoSpace("the disk of the state directory is full")
                 volume.seam.inline(_pwrite_all, node.fd, data, offset, node.inode.size)
                 break
             except NoSpace:  # the disk itself is full: clean bytes give way, then uploads make room

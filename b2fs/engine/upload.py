@@ -227,9 +227,11 @@ class Uploader:
             path, size, sha1 = volume.disk.staged_path(live.staged), live.size, live.sha1
         elif live.is_file and live.size:
             own, size = volume.journal.next_number(), live.size
+            volume.budget.set(own, size)  # held until B2 has it, whatever the eviction does
             try:
                 path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
             except FileNotFoundError:
+                volume.free(own)
                 return await self._copy(key, generation, live)  # it was evicted since the plan
             sha1 = live.sha1 or await self._content.sha1(path, size)
         else:
@@ -246,6 +248,7 @@ class Uploader:
         finally:
             if own:
                 volume.seam.inline(volume.disk.drop_staged, own)
+                volume.free(own)
         self.counters.uploads += 1
         self.counters.uploaded_bytes += size
         return version
@@ -362,8 +365,12 @@ class Uploader:
         """Seal what is not in B2 at or below `path`, so that its size and SHA-1 are known and final."""
         for entry in self._waiting(path):
             node = None if entry.key.endswith("/") else await self._volume.resolve(entry.key)
-            if node is not None and not self._volume.read_only:
+            if node is None or self._volume.read_only:
+                continue
+            try:
                 await self._content.seal(node)
+            except B2fsError as error:  # a full disk: it stays scratch, and the next start goes on with it
+                log.warning("%r (generation %d) cannot be sealed: %s", entry.key, entry.generation, error)
 
     def left(self, path: str = "") -> list[dict[str, Any]]:
         """What is not in B2 at or below `path`, for the manifest: key, bytes, SHA-1 where known, why."""

@@ -40,6 +40,12 @@ version for it is free, but it need not be written for each of the files of one 
 
 _GIVE_WAY = 1024 * 1024
 """Bytes that a commit wants free when the disk is full."""
+_RESERVE = 64 * 1024 * 1024
+_RESERVE_PART = 4
+"""What writers leave free on the disk, bytes, but at most this part (1/n) of it: room for the journal. On a disk without
+a byte left nothing could be sealed, so nothing uploaded, so nothing would ever be freed."""
+_LOOK_S = 1.0
+"""How long a look at the disk's free space is believed: others write to it too."""
 
 
 class Settings(msgspec.Struct, frozen=True):
@@ -100,6 +106,9 @@ class Volume:
         """Writers that wait for room: while there are any, neither uploads nor the reaper wait for quiet."""
         self.freed = trio.Event()
         """Set when content left the budget, and replaced at once: it may have many waiters."""
+        self._disk_room = 0
+        """Bytes that may still be written before the disk is looked at again, at `_look_again_s` at the latest."""
+        self._look_again_s = 0.0
         self.reaper = Reaper(disk, seam, self.sync, self.free)
         self.read_only = ""
         """Why nothing can be changed any more, '' while all is well."""
@@ -183,6 +192,18 @@ class Volume:
     def wait_deadline(self) -> float:
         """Until when a writer that comes now may wait for room."""
         return trio.current_time() + self.settings.dirty_wait_s
+
+    def disk_room(self, size: int) -> bool:
+        """Whether the disk has room for `size` bytes of content beside the journal's reserve; counts them as written."""
+        now_s = trio.current_time()
+        if size > self._disk_room or now_s >= self._look_again_s:
+            block, blocks, free = self.disk.space()
+            self._disk_room = block * (free - min(_RESERVE // block, blocks // _RESERVE_PART))
+            self._look_again_s = now_s + _LOOK_S
+        if size > self._disk_room:
+            return False
+        self._disk_room -= size
+        return True
 
     async def room(self, growth: int, deadline_s: float) -> None:
         """Wait until `growth` more bytes fit into the budget. NoSpace at the deadline: nothing was written.

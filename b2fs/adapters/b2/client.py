@@ -161,7 +161,7 @@ class B2Client:
                     raise BucketError(Fault.CORRUPT, f"the body ended after {done} of {length} bytes")
                 self._counter.add(received=len(block))
                 hash_update(block)
-                _write(fd, block, offset + done)
+                _write(fd, block, done)
                 done += len(block)
 
     # ------------------------------------------------------------------------------- upload and copy

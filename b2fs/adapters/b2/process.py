@@ -8,8 +8,8 @@ Rules
   in flight fail with TRANSIENT, and calls made meanwhile wait for the new child within their deadline.
   A call that is cancelled, or whose deadline passes, is forgotten here and goes on in the child: a write
   may still be committed, and a fetch may still be writing into its target file. So the target of a fetch
-  must be a file in which late bytes do no harm: a path that is used for one fetch only, or a range of
-  immutable content, where every fetch writes the same bytes. The path may be unlinked at any time.
+  must be a file in which late bytes do no harm: a path that is used for one fetch only. It may be unlinked
+  at any time.
   A call waits for a free lane before its deadline starts: as many calls run as the child has threads.
 
 Units: ``*_s`` seconds.
