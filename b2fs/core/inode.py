@@ -116,7 +116,7 @@ def to_info(inode: Inode, operation: str) -> dict[str, str]:
 
 def restored(inode: Inode, size: int, sha1: str, described: str) -> Inode:
     """The file with its version in B2 as content again; `described`: the `attributes` of that version."""
-    mtime_ns = _number(_fields(described).get("t", str(inode.mtime_ns)))
+    mtime_ns = int(_fields(described)["t"])
     return replace(inode, scratch=0, staged=0, synced=0, size=size, sha1=sha1, mtime_ns=mtime_ns)
 
 
