@@ -65,6 +65,34 @@ def test_status_of_a_file(new_host: NewHost, devbucket: DevBucket) -> None:
 
 
 @pytest.mark.slow
+def test_state_as_attributes(new_host: NewHost, devbucket: DevBucket) -> None:
+    """`getfattr -n user.b2fs.state FILE` (and file_id, sha1, generation) says what `b2fs status FILE` says; the names are
+    not listed, so that no copy of the file gets them, and nobody can set them.
+    """
+    host = new_host(quiet_period=LONG)
+    host.start()
+    path = host.path / "file"
+
+    def said() -> dict[str, str]:
+        names = ("state", "file_id", "sha1", "generation")
+        return {name: os.getxattr(path, f"user.b2fs.{name}").decode() for name in names}
+
+    path.write_bytes(b"content")
+    assert said()["state"] == "scratch" and int(said()["generation"]) > 0
+    host.flush()
+    version = devbucket.admin.objects(devbucket.bucket)["file"]
+    assert said() == {
+        "state": "in-b2", "file_id": version["fileId"], "sha1": version["contentSha1"], "generation": "0",
+    }  # fmt: skip
+    status = host.status("file")
+    assert said() == {name: str(status[name]) for name in said()}
+    assert os.listxattr(path) == []
+    with pytest.raises(OSError):
+        os.setxattr(path, "user.b2fs.state", b"in-b2")
+    host.stop()
+
+
+@pytest.mark.slow
 def test_stats(new_host: NewHost, devbucket: DevBucket) -> None:
     """`stats` counts cache hits and misses, bytes, dirty files, uploads and requests by class, as B2 counts them."""
     devbucket.admin.put(devbucket.bucket, "there", b"0123456789")
