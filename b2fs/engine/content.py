@@ -264,11 +264,11 @@ class Content:
         await volume.sync()
 
     def release(self, node: Node) -> None:
-        """The last handle is gone: close the descriptor, and drop what no path leads to any more."""
+        """The last handle is gone: close the descriptor, and drop what neither a path nor the kernel leads to any more."""
         if node.fd >= 0:
             os.close(node.fd)
             node.fd = -1
-        if not node.linked:
+        if not node.linked and not node.held:
             self.discard(node)
 
     def discard(self, node: Node) -> None:

@@ -122,6 +122,8 @@ class FileSystem:
         node = self._tree.nodes.get(ino)
         if node is not None:
             node.lookups -= count
+            if not node.linked and not node.held:
+                self._content.release(node)
             self._tree.discard(node)
 
     async def _complete(self, parent: int) -> Node:
@@ -219,11 +221,14 @@ class FileSystem:
             await self._content.sync(node)
 
     def _commit_removal(self, change: Change) -> None:
-        """Commit, then drop the content of what lost its last name and is not open."""
+        """Commit, then drop the content of what lost its last name, unless somebody holds it.
+
+        The kernel holds what it has looked up: an open that found the old name is answered with the old file.
+        """
         gone = [node for ino in change.gone if (node := self._tree.nodes.get(ino)) is not None]
         self._volume.commit(change)
         for node in gone:
-            if node.handles == 0:
+            if not node.held:
                 self._content.release(node)
 
     # ------------------------------------------------------------ attributes

@@ -405,3 +405,22 @@ async def test_open_unlinked_after_sealing(world: World, autojump_clock: object)
         await m.close(handle)
         await m.idle()
     assert world.bucket.files() == {}
+
+
+async def test_opened_under_a_name_that_went(world: World, autojump_clock: object) -> None:
+    """Whoever looked a file up before it was replaced opens and reads it whole; its bytes go when the kernel forgets it."""
+    async with world.mount() as m:
+        await m.write("x", b"old content")
+        old = await m.node("x")
+        old.lookups += 1  # as the front end does for the kernel
+        await m.write("new", b"new")
+        await m.rename("new", "x")
+        handle = await m.files.open(old.ino, os.O_RDONLY)
+        assert bytes(await m.files.read(handle, 0, 100)) == b"old content"
+        await m.close(handle)
+        handle = await m.files.open(old.ino, os.O_RDONLY)
+        assert bytes(await m.files.read(handle, 0, 100)) == b"old content"
+        await m.close(handle)
+        m.files.forget(old.ino, 1)
+        assert m.volume.budget.used == len(b"new")
+        assert await m.read("x") == b"new"
