@@ -24,7 +24,7 @@ from msgspec.structs import replace
 from b2fs.core import names
 from b2fs.core.bucket import Page, Version
 from b2fs.core.change import Change, ObjectRow
-from b2fs.core.inode import ROOT, Inode, attributes, from_version
+from b2fs.core.inode import ROOT, Inode, attributes, from_version, operation_of
 from b2fs.core.merge import compare, is_news
 from b2fs.core.tree import Node
 from b2fs.engine import retry
@@ -233,7 +233,8 @@ class Listing:
             key, version.file_id, version.size, version.sha1, version.uploaded_ms, attributes(described),
             volume.journal.next_number(),
         )  # fmt: skip
-        if self._is_ours(row):
+        is_own = operation_of(version.info).startswith(volume.mount_id + ".")
+        if self._is_ours(row, is_own):
             return
         if marked is not None:
             await self._marker(marked, described, row)
@@ -248,11 +249,15 @@ class Listing:
         if not self._is_ours(row):
             self._entry(parent, name.encode(), described, row)
 
-    def _is_ours(self, row: ObjectRow) -> bool:
-        """Whether what is here has yet to go to that key: then it stays, and what the bucket has is only noted."""
+    def _is_ours(self, row: ObjectRow, is_own: bool = False) -> bool:
+        """Whether what is here has yet to go to that key: then it stays, and what the bucket has is only noted.
+
+        `is_own`: this mount wrote that version, and a listing was faster than the answer; nobody else's work is below.
+        """
         if not self._volume.schedule.covers(row.key):
             return False
-        log.warning("%r was changed in the bucket and here; ours goes on top, theirs is the version below", row.key)
+        if not is_own:
+            log.warning("%r was changed in the bucket and here; ours goes on top, theirs is the version below", row.key)
         self._volume.commit(Change(objects=[row]))
         return True
 

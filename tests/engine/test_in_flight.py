@@ -424,3 +424,18 @@ async def test_opened_under_a_name_that_went(world: World, autojump_clock: objec
         m.files.forget(old.ino, 1)
         assert m.volume.budget.used == len(b"new")
         assert await m.read("x") == b"new"
+
+
+async def test_own_version_is_listed_before_its_answer(
+    world: World, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A listing that shows our own upload before we heard of it reports no change by others, and nothing goes up twice."""
+    async with world.mount() as m:
+        world.bucket.breaks_after = "upload"
+        await m.write("x", b"ours")
+        await m.until(lambda: world.bucket.down)
+        world.bucket.mend()
+        await m.refresh()
+        await m.drained()
+    assert "changed in the bucket" not in caplog.text
+    assert len(world.bucket.versions("x")) == 1
