@@ -25,6 +25,12 @@ stream: install-test ## 10 GiB in and out through limits of 256 MiB, watched fro
 mutants: install-test ## take each protection away in turn, and see its tests fail (ONLY=word: those rows)
 	@$(BIN)/python -m tests.mutants $(ONLY)
 
+TIME ?= 20m
+SEED ?= $(shell date +%s)
+.PHONY: soak
+soak: install-test ## the workload under random faults and kills, then a full comparison (TIME=20m SEED=a number to repeat)
+	@$(BIN)/python -m tests.soak --time $(TIME) --seed $(SEED)
+
 .PHONY: check
 check: lint test ## lint and test: what must pass before a commit
 
