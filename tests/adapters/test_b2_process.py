@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from b2fs.adapters.b2 import wire
 from b2fs.adapters.b2.client import B2Client
 from b2fs.adapters.b2.process import TransferProcess, next_pause
+from b2fs.adapters.b2.settings import Settings
 from b2fs.core.bucket import Requests, Version
 from b2fs.errors import B2fsError, BucketError, Damaged, Fault, NoSpace
 from tests.adapters.b2_support import pattern, sealed, settings_for, sha1_of, store
@@ -384,3 +386,22 @@ def test_errors_survive_the_wire(error: B2fsError) -> None:
     copy = back.answer.error()
     assert (type(copy), str(copy)) == (type(error), str(error))
     assert vars(copy) == vars(error)
+
+
+async def test_child_that_dies_as_soon_as_it_is_up() -> None:
+    """A call that was just let through to a child that is gone again waits for the next one; it is no bug."""
+    transfer = TransferProcess(Settings("id", "key", "bucket"))
+    outbox, sent = trio.open_memory_channel[bytes](1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transfer.head, "key")
+        await trio.testing.wait_all_tasks_blocked()
+        transfer._outbox = outbox
+        transfer._up.set()
+        transfer._lost()  # before the call could go on
+        await trio.testing.wait_all_tasks_blocked()
+        assert transfer._calls == {}
+        transfer._outbox = outbox
+        transfer._up.set()
+        with trio.fail_after(10):
+            await sent.receive()
+        nursery.cancel_scope.cancel()

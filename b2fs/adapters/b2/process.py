@@ -207,9 +207,9 @@ class TransferProcess:
         allowance_s = max(self._settings.allowance_s(size), least_s)
         async with self._lanes[type(request)]:
             with trio.move_on_after(allowance_s) as scope:
-                await self._up.wait()
+                while self._outbox is None:  # the child may die again before we get on
+                    await self._up.wait()
                 id, call = next(self._ids), _Call(scope, allowance_s)
-                assert self._outbox is not None, "`_up` is set while there is an outbox"
                 self._outbox.send_nowait(wire.frame(wire.Ask(id, request)))
                 self._calls[id] = call
                 try:
