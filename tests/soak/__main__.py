@@ -159,16 +159,15 @@ class Soak:
         return problems + self.cells.check() + self.site.check()
 
     def _spoil(self) -> None:
+        """For the test of this program: a file with other bytes in the bucket, or a save that was acknowledged and lost."""
         if self._tamper == "bucket":
-            name, row = next(
-                (n, r) for n, r in objects(self.scene).items() if n.startswith("w0") and r["contentLength"]
-            )
+            name, row = next((name, row) for name, row in objects(self.scene).items() if name == self.cells.path(0))
             self.scene.bucket.admin.put(
                 self.scene.bucket.bucket, name, b"x" * row["contentLength"], info=row["fileInfo"]
             )
         elif self._tamper == "model":
-            node = next(node for node in self.writers[0].tree.nodes("file") if node.data)
-            node.data = b"x" + node.data[1:] if node.data[:1] != b"x" else b"y" + node.data[1:]
+            self.cells.begun[0] += 1
+            self.cells.known[0] = self.cells.begun[0]
 
     # ------------------------------------------------------------ output
 

@@ -51,7 +51,12 @@ def doubles(scene: Scene) -> tuple[int, list[str]]:
         versions.setdefault(row["fileName"], []).append(row)
     found = []
     for name, rows in versions.items():
-        found += [name for new, old in pairwise(rows) if _mark(new) == _mark(old) is not None]
+        found += [
+            f"{name} by {new['fileInfo'].get('b2fs')}, {new['uploadTimestamp'] - old['uploadTimestamp']} ms after "
+            f"{old['fileInfo'].get('b2fs')}"
+            for new, old in pairwise(rows)
+            if _mark(new) == _mark(old) is not None
+        ]
     return sum(len(rows) > 1 for rows in versions.values()), found
 
 
