@@ -133,7 +133,7 @@ class Soak:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if hanging := [thread.name for thread in threads if thread.is_alive()]:
-            scene.fail(f"these do not end: {hanging}; they wait for {scene.calls}\n{self.health._dump()}")
+            scene.fail(f"these do not end: {hanging}; they wait for {scene.calls}\n{self.health.dump()}")
             return
         if scene.host.ended() or not scene.host.mounted():
             return  # that is a failure already, and said so

@@ -39,7 +39,7 @@ LONG_RUN_S = 60.0
 _COMMAND_S = 240.0
 
 DECK = {
-    "fault": 22, "disconnect": 2, "expire_tokens": 2, "bucket_outage": 3, "kill": 5, "kill_both": 1, "terminate": 2,
+    "fault": 22, "disconnect": 2, "expire_tokens": 2, "bucket_outage": 3, "kill": 5, "kill_both": 1, "terminate": 2, "kill_drain": 1,
     "unmount": 2, "kill_transfer": 3, "flush": 3, "lose_cache": 3,
 }  # fmt: skip
 """How often each mishap comes in one pass through the deck."""
@@ -176,6 +176,18 @@ class Chaos:
         assert self.scene.host.process is not None
         self.scene.host.process.send_signal(signal.SIGTERM)
         self._ended()
+
+    def _kill_drain(self) -> None:
+        """SIGTERM, and SIGKILL before the drain has come to its end."""
+        host = self.scene.host
+        self.scene.stop_work(close_all=self._random.random() < 0.5)
+        self._note("daemon killed while it drains")
+        self.count_life()
+        assert host.process is not None
+        host.process.send_signal(signal.SIGTERM)
+        self.scene.over.wait(self._random.uniform(0, 1))
+        host.kill()
+        self._begin_again("kill_drain")
 
     def _unmount(self) -> None:
         self.scene.stop_work()

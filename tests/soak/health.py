@@ -10,11 +10,11 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
 from b2fs.errors import B2fsError
-from b2fs.ops.client import DaemonError
 from tests.mount.support import B2FS
 from tests.soak.scene import Scene
 
@@ -34,8 +34,11 @@ class Health:
 
     def run(self) -> None:
         """Until the run is over."""
-        while not self.scene.over.wait(_LOOK_S):
-            self.look()
+        try:
+            while not self.scene.over.wait(_LOOK_S):
+                self.look()
+        except Exception:
+            self.scene.fail(f"the watch broke off\n{traceback.format_exc()}")
 
     def look(self) -> None:
         self._watch_calls()
@@ -48,11 +51,11 @@ class Health:
                 self.scene.fail(f"the daemon has ended by itself with {host.process.returncode}; its log ends:\n"
                                 + host.log_text()[-_LOG_TAIL:])  # fmt: skip
             return
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, KeyError):  # it is just ending
             self._look_at_process(host.pid)
         with contextlib.suppress(FileNotFoundError):
             self._look_at_cache(host.state)
-        with contextlib.suppress(B2fsError, DaemonError):
+        with contextlib.suppress(B2fsError):
             dirty = self.scene.ask("stats")["dirty"]
             self._most("dirty bytes", dirty["bytes"])
             self._most("dirty files", dirty["files"])
@@ -86,10 +89,10 @@ class Health:
         for worker, (what, since_s) in list(self.scene.calls.items()):
             self._most("longest call, s", round(now - since_s))
             if now - since_s > LONGEST_CALL_S:
-                self.scene.fail(f"{worker} waits for {now - since_s:.0f} s: {what}\n{self._dump()}")
+                self.scene.fail(f"{worker} waits for {now - since_s:.0f} s: {what}\n{self.dump()}")
                 return
 
-    def _dump(self) -> str:
+    def dump(self) -> str:
         """What the daemon is at; it is ended by that, so that nobody waits any longer."""
         host = self.scene.host
         text = [f"log:\n{host.log_text()[-_LOG_TAIL:]}"]
