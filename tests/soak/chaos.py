@@ -39,8 +39,8 @@ LONG_RUN_S = 60.0
 _COMMAND_S = 240.0
 
 DECK = {
-    "fault": 22, "disconnect": 2, "expire_tokens": 2, "bucket_outage": 3, "kill": 5, "kill_both": 1, "terminate": 2, "kill_drain": 1,
-    "unmount": 2, "kill_transfer": 3, "flush": 3, "lose_cache": 3,
+    "fault": 22, "disconnect": 2, "expire_tokens": 2, "bucket_outage": 3, "kill": 5, "kill_both": 1, "terminate": 2,
+    "kill_drain": 1, "unmount": 2, "kill_transfer": 3, "flush": 3, "lose_cache": 3,
 }  # fmt: skip
 """How often each mishap comes in one pass through the deck."""
 
