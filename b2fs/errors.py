@@ -177,13 +177,13 @@ class NotRunning(B2fsError):
 class Fault(StrEnum):
     """What an unsuccessful answer of B2 means for the one who asked."""
 
-    TRANSIENT = "transient"  # no answer, 408, 5xx, broken connection: the same request may work later
+    TRANSIENT = "transient"  # no answer, 408, 5xx, broken connection, cut body: the same request may work later
     THROTTLED = "throttled"  # 429, or 503 with Retry-After: wait, then ask again
     DENIED = "denied"  # key unknown, expired, or without the capability
     CAPPED = "capped"  # a cap of the account is reached: works again when it is raised, or after midnight UTC
     MISSING = "missing"  # no such file id, name or bucket
     REFUSED = "refused"  # B2 will never accept this request: bad name, header too long
-    CORRUPT = "corrupt"  # the bytes that arrived do not have the promised length or SHA-1
+    CORRUPT = "corrupt"  # the bytes that arrived are not those that were promised
 
 
 class BucketError(B2fsError):

@@ -34,6 +34,10 @@ def backoff_s(attempts: int, error: BucketError | None = None) -> float:
     return random.uniform(0, min(SLOWEST_S, _FIRST_S * 2 ** min(attempts - 1, 16)))
 
 
+_CORRUPT_TRIES = 5
+"""How often wrong bytes are asked for again: if B2 itself has them, nothing else will come."""
+
+
 async def until(deadline_s: float, ask: Callable[[], Awaitable[T]], what: str) -> T:
     """Ask until an answer comes, for `deadline_s` seconds in all.
 
@@ -41,7 +45,7 @@ async def until(deadline_s: float, ask: Callable[[], Awaitable[T]], what: str) -
     """
     end = trio.current_time() + deadline_s
     last = "no answer"
-    attempts = 0
+    attempts = corrupt = 0
     with trio.move_on_at(end):
         while True:
             try:
@@ -51,7 +55,8 @@ async def until(deadline_s: float, ask: Callable[[], Awaitable[T]], what: str) -
                     raise
                 attempts += 1
                 last = str(error)
-                if error.fault is Fault.CORRUPT and attempts > 5:
+                corrupt += error.fault is Fault.CORRUPT
+                if corrupt > _CORRUPT_TRIES:
                     raise
                 await trio.sleep(backoff_s(attempts, error))
     raise Unavailable(f"B2 did not give {what} within {deadline_s:g} s ({last})")

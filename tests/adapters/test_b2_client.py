@@ -128,7 +128,7 @@ def test_caps_are_named(devbucket: DevBucket, calls: Calls, cap: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "fault"),
     [
-        ("truncate", Fault.CORRUPT),
+        ("truncate", Fault.TRANSIENT),
         ("corrupt", Fault.CORRUPT),
         ("reset_download", Fault.TRANSIENT),
         ("stall_download", Fault.TRANSIENT),
@@ -254,7 +254,7 @@ SECRET = "s3cr3t-t0k3n"
         (sdk.PotentialS3EndpointPassedAsRealm(b"<xml>"), Fault.REFUSED),
         (requests.exceptions.ChunkedEncodingError(SECRET), Fault.TRANSIENT),
         (urllib3.exceptions.ProtocolError(SECRET), Fault.TRANSIENT),
-        (urllib3.exceptions.ProtocolError("x", urllib3.exceptions.IncompleteRead(1, 2)), Fault.CORRUPT),
+        (urllib3.exceptions.ProtocolError("x", urllib3.exceptions.IncompleteRead(1, 2)), Fault.TRANSIENT),
         (ConnectionResetError(104, SECRET), Fault.TRANSIENT),
         (KeyError(SECRET), Fault.TRANSIENT),
         (ValueError(SECRET), Fault.TRANSIENT),

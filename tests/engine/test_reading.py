@@ -197,10 +197,10 @@ async def test_what_is_not_in_b2_is_never_evicted(world: World, autojump_clock: 
 
 
 async def test_passing_read_fault_is_not_seen(world: World, autojump_clock: object) -> None:
-    """Three failures and a corrupt answer later the reader gets the right bytes."""
+    """Six failures and a corrupt answer later the reader gets the right bytes."""
     world.bucket.put("x", b"content")
     async with world.mount(upload=False) as m:
-        world.bucket.faults += [Planted("fetch", DOWN) for _ in range(3)]
+        world.bucket.faults += [Planted("fetch", DOWN) for _ in range(6)]
         world.bucket.faults.append(Planted("fetch", BucketError(Fault.CORRUPT, "wrong SHA-1")))
         assert await m.read("x") == b"content"
 

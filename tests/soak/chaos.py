@@ -79,6 +79,7 @@ class Chaos:
         if kind in _ONCE and not self.is_long:
             kind = Kind.RESET
         args: dict[str, Any] = {}
+        key = "*"
         call, count, chance = "b2_*", self._random.randint(2, 25), self._random.choice((0.1, 0.4, 0.8))
         match kind:
             case Kind.STATUS:
@@ -96,15 +97,17 @@ class Chaos:
                 call = "b2_upload_file"
             case Kind.REPLY_LOST:
                 call = self._random.choice(_UPLOADS[:3])
-            case Kind.RESET_DOWNLOAD | Kind.STALL_DOWNLOAD | Kind.TRUNCATE | Kind.CORRUPT:
-                call = "b2_download_file_by_id"
+            case Kind.RESET_DOWNLOAD | Kind.STALL_DOWNLOAD | Kind.TRUNCATE:
+                call = self._random.choice(("b2_download_file_by_id", "b2_upload_file", "b2_list_file_names"))
+            case Kind.CORRUPT:  # objects that are fetched whole: B2 gives no checksum of a range
+                call, key, count, chance = "b2_download_file_by_id", "site/*", 5, min(chance, 0.4)
         if kind in _ONCE:
             count, chance = 1, 1.0
         if kind in (Kind.RESET_UPLOAD, Kind.RESET_DOWNLOAD, Kind.TRUNCATE, Kind.CORRUPT):
             args["after"] = self._random.choice((0, 1, 1000))
         self.scene.note(f"fault {kind.value} at {call}, {count} times, chance {chance}, {args}")
         self.scene.bucket.admin.fault(
-            kind.value, call, count=count, probability=chance, seed=self._random.randrange(1 << 30), **args
+            kind.value, call, key=key, count=count, probability=chance, seed=self._random.randrange(1 << 30), **args
         )
         self._lift_s = max(self._lift_s, time.monotonic() + self._random.uniform(2, 12))
 

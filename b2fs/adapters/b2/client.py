@@ -158,7 +158,7 @@ class B2Client:
                 # `read1`, since `read` would wait for the whole block, however slowly it trickles in
                 block = response.raw.read1(min(_BLOCK, length - done))
                 if not block:
-                    raise BucketError(Fault.CORRUPT, f"the body ended after {done} of {length} bytes")
+                    raise BucketError(Fault.TRANSIENT, f"the body ended after {done} of {length} bytes")
                 self._counter.add(received=len(block))
                 hash_update(block)
                 _write(fd, block, done)

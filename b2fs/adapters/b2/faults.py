@@ -148,7 +148,7 @@ def translate(error: Exception, secrets: Iterable[str] = ()) -> B2fsError:
     elif isinstance(error, b2.BadRequest) and _is_checksum(str(error)):
         fault = Fault.CORRUPT
     if _is_short_body(error):
-        fault, text = Fault.CORRUPT, "the body ended before its promised length"
+        fault, text = Fault.TRANSIENT, "the body ended before its promised length"
     message = _one_line(text or str(error), secrets)
     return Refusal(fault, message, retry_after_s, error)
 
