@@ -113,8 +113,8 @@ class Scene:
             del self.calls[worker]
 
     def _is_dying(self) -> bool:
-        """Whether the daemon has ended or is about to be known to: a page that was being read is EIO then."""
-        return self._closed or self.host.ended() or time.monotonic() >= self.killed_s
+        """Whether the daemon was killed or has ended: a page that was being read is EIO then."""
+        return self.host.ended() or time.monotonic() >= self.killed_s
 
     def run(self, name: str, turn: Callable[[], None], leave: Callable[[], None] = lambda: None) -> None:
         """A worker's life: one turn after the other until it is over; a turn that ends in Gone waits at the gate.
