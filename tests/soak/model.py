@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -86,6 +87,11 @@ class Tree:
     def __init__(self, name: str) -> None:
         self.root = Node("dir", 0o755, name=name)
         self.pending: Pending | None = None
+        self.recent: deque[Node] = deque(maxlen=6)
+        """What was touched last: the most likely to be between two places just now."""
+
+    def has(self, node: Node) -> bool:
+        return list(node.chain())[-1] is self.root
 
     def nodes(self, kind: str) -> list[Node]:
         return [node for node in self.root.below() if node.kind == kind]

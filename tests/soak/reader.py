@@ -161,7 +161,10 @@ class Reader:
     def _read_file(self) -> None:
         writer = self._random.choice(self._writers)
         with writer.lock:
-            nodes = [node for node in writer.tree.nodes("file") if node.is_quiet()]
+            tree = writer.tree
+            recent = [node for node in tree.recent if node.kind == "file" and tree.has(node)]
+            nodes = recent if self._random.random() < 0.6 else tree.nodes("file")
+            nodes = [node for node in nodes if node.is_quiet()]
             if not nodes:
                 return
             node = self._random.choice(nodes)

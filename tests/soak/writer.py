@@ -123,6 +123,7 @@ class Writer:
         with self.lock:
             apply()
             self.tree.pending = None
+            self.tree.recent.append(node)
             for each in touched:
                 each.stamp += 1
         self.scene.count(what)
