@@ -439,3 +439,24 @@ async def test_own_version_is_listed_before_its_answer(
         await m.drained()
     assert "changed in the bucket" not in caplog.text
     assert len(world.bucket.versions("x")) == 1
+
+
+async def test_old_name_is_confirmed_after_the_new_one(world: World, autojump_clock: object) -> None:
+    """A file renamed during its upload, whose new name is in B2 first, leaves nothing at the old name, and a drain ends."""
+    answer, original = trio.Event(), world.bucket.upload
+
+    async def upload(key: str, *rest: object) -> object:
+        version = await original(key, *rest)
+        if key == "old":
+            await answer.wait()
+        return version
+
+    async with world.mount() as m:
+        world.bucket.upload = upload
+        await m.write("old", b"content")
+        await m.until(lambda: world.bucket.versions("old"))
+        await m.rename("old", "new")
+        await m.until(lambda: world.bucket.versions("new") and "new" not in m.dirty())
+        answer.set()
+        await m.drained()
+    assert world.bucket.files() == {"new": b"content"}
