@@ -126,12 +126,14 @@ class Soak:
         for thread in threads:
             thread.start()
         end = time.monotonic() + self._time_s
-        while (left_s := end - time.monotonic()) > 0 and not scene.over.wait(min(_LIVE_S, left_s)):
-            self._live(left_s)
-        scene.over.set()
-        deadline = time.monotonic() + _JOIN_S
-        for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        try:
+            while (left_s := end - time.monotonic()) > 0 and not scene.over.wait(min(_LIVE_S, left_s)):
+                self._live(left_s)
+        finally:  # after Ctrl-C too: the app's server is a worker's to end
+            scene.over.set()
+            deadline = time.monotonic() + _JOIN_S
+            for thread in threads:
+                thread.join(max(0.0, deadline - time.monotonic()))
         if hanging := [thread.name for thread in threads if thread.is_alive()]:
             scene.fail(f"these do not end: {hanging}; they wait for {scene.calls}\n{self.health.dump()}")
             return
