@@ -42,6 +42,8 @@ class Mount:
         self.log = self.base / "log"
         self.path.mkdir()
         self.settings = {"quiet_period": "200ms", "refresh_interval": "0"} | settings
+        self.program = B2FS
+        """What is started; a test may put another main program in its place."""
         self.process: subprocess.Popen[str] | None = None
 
     def environment(self) -> dict[str, str]:
