@@ -44,7 +44,8 @@ _PATIENCE_S = 3.0
 """How long somebody who looks into a directory waits for the listing of the whole bucket to pass it, before
 that directory is listed by itself: for most buckets the one listing is there sooner, and costs less."""
 _TOMBSTONE_MS = 24 * 3600 * 1000
-"""How long we remember that we hid a key; no listing is staler than that."""
+"""How long we remember that we hid a key; no listing is staler than that. So a younger object that it lacks may
+be one that it does not show yet, made by us before the last restart: it is asked for by name."""
 
 
 class Listing:
@@ -307,7 +308,8 @@ class Listing:
         volume, key = self._volume, row.key
         if volume.schedule.covers(key):
             return
-        if row.generation >= volume.start_generation:
+        young = row.uploaded_ms > volume.now_ns() // 10**6 - _TOMBSTONE_MS
+        if young or row.generation >= volume.start_generation:
             version = await volume.bucket.head(key)
             if version is not None:
                 return
