@@ -27,12 +27,12 @@ FILES = {
 class Host(Mount):
     """A mount that can be started more than once."""
 
-    def start(self, *arguments: str, expect: int | None = None) -> str:
+    def launch(self, *arguments: str, catch_errors: bool = False) -> None:
         if self.process is not None:
             for stream in (self.process.stdout, self.process.stderr):
                 if stream is not None:
                     stream.close()
-        return super().start(*arguments, expect=expect)
+        super().launch(*arguments, catch_errors=catch_errors)
 
     def start_listed(self) -> None:
         """Start, and wait until all names of the bucket are known: from then on B2 may go away."""

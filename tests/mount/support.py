@@ -64,14 +64,8 @@ class Mount:
 
         Returns what it printed: the ready line, or its error line.
         """
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [*self.program, "mount", *arguments, str(self.path)],
-                env=self.environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE if expect is not None else log,
-                text=True,
-            )
+        self.launch(*arguments, catch_errors=expect is not None)
+        assert self.process is not None
         if expect is not None:
             _, errors = self.process.communicate(timeout=START_S)
             assert self.process.returncode == expect, (self.process.returncode, errors)
@@ -79,6 +73,17 @@ class Mount:
         line = _first_line(self.process, START_S)
         assert line == f"ready: {self.path}", (line, self.log_text())
         return line
+
+    def launch(self, *arguments: str, catch_errors: bool = False) -> None:
+        """Start it and wait for nothing."""
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*self.program, "mount", *arguments, str(self.path)],
+                env=self.environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE if catch_errors else log,
+                text=True,
+            )
 
     @property
     def pid(self) -> int:
