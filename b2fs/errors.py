@@ -204,3 +204,11 @@ class BucketError(B2fsError):
     def may_retry(self) -> bool:
         """Whether the same request can succeed later without anybody changing anything."""
         return self.fault in (Fault.TRANSIENT, Fault.THROTTLED, Fault.CORRUPT)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether it can succeed later, if only after somebody did something (raised a cap, mended the key).
+
+        What the request left half done (parts of a large file) is then kept for the next attempt.
+        """
+        return self.fault not in (Fault.MISSING, Fault.REFUSED)

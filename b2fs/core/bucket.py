@@ -68,7 +68,7 @@ class Requests(msgspec.Struct, frozen=True):
 class Bucket(Protocol):
     """The bucket as the engine uses it. Every call is one attempt with a bounded time: retrying is the
     engine's business. Every call may raise `errors.BucketError`; after a TRANSIENT one a write may
-    nevertheless have been committed.
+    nevertheless have been committed, and after one that `may_pass` a large upload may have left parts.
     """
 
     async def connect(self) -> Identity:
@@ -93,9 +93,21 @@ class Bucket(Protocol):
         ...
 
     async def upload(
-        self, key: str, path: str, size: int, sha1: str, info: Mapping[str, str], content_type: str
+        self,
+        key: str,
+        path: str,
+        size: int,
+        sha1: str,
+        info: Mapping[str, str],
+        content_type: str,
+        resume: bool = False,
     ) -> Version:
-        """Store the sealed file at `path` as the newest version of `key`. B2 has confirmed the SHA-1."""
+        """Store the sealed file at `path` as the newest version of `key`. B2 has confirmed the SHA-1.
+
+        `resume`: an attempt at this write (same key, same operation in `info`, see `core.inode`) may have been
+        made before. What B2 holds of it is used, and the version is then as old as that attempt: it can lie
+        below one that came since.
+        """
         ...
 
     async def copy(self, file_id: str, key: str, size: int, info: Mapping[str, str], content_type: str) -> Version:

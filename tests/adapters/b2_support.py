@@ -79,9 +79,16 @@ class ThreadedBucket:
         await trio.to_thread.run_sync(self._client.fetch, file_id, path, offset, length, sha1)
 
     async def upload(
-        self, key: str, path: str, size: int, sha1: str, info: Mapping[str, str], content_type: str
+        self,
+        key: str,
+        path: str,
+        size: int,
+        sha1: str,
+        info: Mapping[str, str],
+        content_type: str,
+        resume: bool = False,
     ) -> Version:
-        return await trio.to_thread.run_sync(self._client.upload, key, path, size, sha1, info, content_type)
+        return await trio.to_thread.run_sync(self._client.upload, key, path, size, sha1, info, content_type, resume)
 
     async def copy(self, file_id: str, key: str, size: int, info: Mapping[str, str], content_type: str) -> Version:
         return await trio.to_thread.run_sync(self._client.copy, file_id, key, size, info, content_type)

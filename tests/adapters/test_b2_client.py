@@ -485,7 +485,7 @@ def in_parts(devbucket: DevBucket, tmp_path: Path) -> Calls:
 
 def upload_large(calls: Calls, data: bytes, progress: Callable[[], None] = client.no_progress) -> Version:
     path, size, sha1 = sealed(calls.directory, data)
-    return calls.client.upload("large", path, size, sha1, {"note": "ä"}, "text/plain", progress)
+    return calls.client.upload("large", path, size, sha1, {"note": "ä"}, "text/plain", progress=progress)
 
 
 def test_large_upload(devbucket: DevBucket, in_parts: Calls) -> None:
@@ -579,7 +579,7 @@ def test_finish_of_a_finished_file(devbucket: DevBucket, in_parts: Calls) -> Non
     """'No active upload' after a lost answer that could not be looked up is success all the same."""
     version = upload_large(in_parts, pattern(95_000))
     sums = [sha1_of(pattern(95_000)[start : start + PART]) for start in range(0, 95_000, PART)]
-    assert in_parts.client._large._finish(version.file_id, sums).file_id == version.file_id
+    assert in_parts.client._large._finish(version.file_id, sums, keep=True).file_id == version.file_id
 
 
 def test_damaged_large_file_is_not_started(devbucket: DevBucket, in_parts: Calls) -> None:

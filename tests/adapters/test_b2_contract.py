@@ -196,6 +196,17 @@ async def test_what_is_gone_is_missing(target: Target) -> None:
     assert fetched.value.fault is copied.value.fault is Fault.MISSING
 
 
+async def test_later_attempt_at_an_upload(target: Target) -> None:
+    """An upload that says that it may not be the first stores the file all the same, if nothing is to be resumed."""
+    path, size, sha1 = sealed(target.path().parent, pattern(10_000), "again")
+    info = {"b2fs": "m=100644;o=mount.1"}
+    first = await target.bucket.upload("k", path, size, sha1, info, "text/plain")
+    again = await target.bucket.upload("k", path, size, sha1, info, "text/plain", resume=True)
+    assert first.file_id != again.file_id
+    assert (again.sha1, again.info) == (sha1, info)
+    assert await target.content(again) == pattern(10_000)
+
+
 async def test_newest_version_shadows(target: Target) -> None:
     """A second upload is what a HEAD sees; the first can still be fetched by its id."""
     first = await target.store("k", b"first")

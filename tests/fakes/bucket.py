@@ -12,6 +12,7 @@ To use it
   bucket.put("a/b", b"…")                                           as another client would
   bucket.content("a/b"), bucket.objects()                           what is visible
   bucket.log                                                        calls so far, (name, key or file id)
+  bucket.resumed                                                    keys of uploads that said `resume`, in order
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ class FakeBucket:
     faults: list[Planted] = field(default_factory=list)
     gate: Gate = field(default_factory=Gate)
     log: list[tuple[str, str]] = field(default_factory=list)
+    resumed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._stacks: dict[str, list[Stored]] = {}  # key to versions, oldest first
@@ -213,8 +215,17 @@ class FakeBucket:
         self._end("fetch", file_id)
 
     async def upload(
-        self, key: str, path: str, size: int, sha1: str, info: Mapping[str, str], content_type: str
+        self,
+        key: str,
+        path: str,
+        size: int,
+        sha1: str,
+        info: Mapping[str, str],
+        content_type: str,
+        resume: bool = False,
     ) -> Version:
+        if resume:
+            self.resumed.append(key)
         await self._begin("upload", key)
         try:
             with open(path, "rb") as file:

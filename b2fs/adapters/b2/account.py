@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import msgspec
+
 from b2fs.adapters.b2.faults import Refusal
 from b2fs.adapters.b2.settings import Settings
 from b2fs.adapters.b2.transport import Account, Api
@@ -89,6 +91,7 @@ def _authorise(settings: Settings, api: Api, bucket_id: str) -> Account:
         api_url=storage["apiUrl"],
         download_url=storage["downloadUrl"],
         minimum_part=storage["absoluteMinimumPartSize"],
+        recommended_part=storage["recommendedPartSize"],
         bucket_id=bucket_id,
     )
     if bucket_id:
@@ -102,7 +105,7 @@ def _authorise(settings: Settings, api: Api, bucket_id: str) -> Account:
     if settings.bucket_id not in ("", found[0]):
         text = f"bucket {settings.bucket!r} is not the one it was: its id changed to {found[0]}"
         raise BucketError(Fault.MISSING, text)
-    return Account(account.token, account.api_url, account.download_url, account.minimum_part, found[0])
+    return msgspec.structs.replace(account, bucket_id=found[0])
 
 
 def _check_key(settings: Settings, allowed: dict[str, Any]) -> None:

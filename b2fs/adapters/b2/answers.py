@@ -69,8 +69,38 @@ class _Listing(msgspec.Struct, frozen=True, rename="camel"):
     next_file_name: str | None = None
 
 
+class Part(msgspec.Struct, frozen=True, rename="camel"):
+    """One part of an unfinished large file."""
+
+    part_number: int
+    content_length: int
+    content_sha1: str
+
+
+class _Unfinished(msgspec.Struct, frozen=True, rename="camel"):
+    files: list[Row]
+    next_file_id: str | None = None
+
+
+class _Parts(msgspec.Struct, frozen=True, rename="camel"):
+    parts: list[Part]
+    next_part_number: int | None = None
+
+
 def row(answer: Any) -> Row:
     return msgspec.convert(answer, Row)
+
+
+def unfinished(answer: Any) -> tuple[list[Row], str | None]:
+    """A page of b2_list_unfinished_large_files, and where the next one starts."""
+    page = msgspec.convert(answer, _Unfinished)
+    return page.files, page.next_file_id
+
+
+def parts(answer: Any) -> tuple[list[Part], int | None]:
+    """A page of b2_list_parts, and where the next one starts."""
+    page = msgspec.convert(answer, _Parts)
+    return page.parts, page.next_part_number
 
 
 def page(answer: Any, prefix: str) -> Page:

@@ -174,17 +174,18 @@ class B2Client:
         sha1: str,
         info: Mapping[str, str],
         content_type: str,
+        resume: bool = False,
         progress: Callable[[], None] = no_progress,
     ) -> Version:
-        """See `Bucket.upload`. From `Settings.large_size` on in parts, with a call of `progress` per part.
+        """See `Bucket.upload`. A large file goes in parts (`large`), with a call of `progress` per part.
 
-        `Damaged` when the file is not what `size` and `sha1` say: B2 then keeps nothing of it.
+        `Damaged` when the file is not what `size` and `sha1` say: B2 then keeps nothing of what this call sent.
         """
         name = self._settings.prefix + key
         content_type = content_type or AUTO_TYPE
         with _translated(), _opened(path, os.O_RDONLY) as fd:
-            if self._settings.is_large(size):
-                row = self._large.upload(name, fd, path, size, sha1, info, content_type, progress)
+            if self._large.is_large(size):
+                row = self._large.upload(name, fd, path, size, sha1, info, content_type, resume, progress)
             else:
                 row = self._upload(name, fd, path, size, sha1, info, content_type)
             version = row.version(self._settings.prefix)
@@ -234,7 +235,7 @@ class B2Client:
         name = self._settings.prefix + key
         content_type = content_type or AUTO_TYPE
         with _translated():
-            if self._settings.is_large(size) and answers.LARGE_SHA1 not in info:
+            if self._large.is_large(size) and answers.LARGE_SHA1 not in info:
                 source = self._large.info(file_id)
                 sha1 = (source.file_info or {}).get(answers.LARGE_SHA1)
                 info = {**info, answers.LARGE_SHA1: sha1} if sha1 else info

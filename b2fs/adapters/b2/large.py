@@ -4,9 +4,14 @@ Rules
   A part that fails is tried again a few times, at once and with a new URL: one busy pod among hundreds of
   parts is normal (facts: b2.md 3) and must not cost the whole transfer. If B2 says how long to wait, that
   is waited, up to `_PAUSE_MAX_S`. It is the only sleep of this package, and no lane but this one's waits.
-  A failure that is definite cancels the large file. After an ambiguous one (the answer to the finish was
-  lost, and B2 cannot say) nothing is cancelled: it may be the newest version already.
   The file is read and hashed once before anything is sent, so a damaged file never reaches the bucket.
+  How a file is cut follows from its size, the settings and what B2 recommends, never from chance: a later
+  attempt cuts it alike and sends only what is missing (`unfinished`).
+  So a failure that may pass leaves an upload's large file as it is; one that is definite cancels it. A copy
+  is not resumed: every failure cancels it. After an ambiguous finish (its answer was lost, and B2 cannot
+  say) nothing is cancelled: it may be the newest version already.
+  The version is as old as its start (facts: b2.md 0.3): what was written to the name since then, by whomever,
+  lies above it. Who resumes compares `Version.uploaded_ms`.
 """
 
 from __future__ import annotations
@@ -18,17 +23,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from b2fs.adapters.b2 import answers, faults
-from b2fs.adapters.b2.settings import MAX_PARTS, Settings
+from b2fs.adapters.b2.settings import MAX_PARTS, MAX_SINGLE, Settings
 from b2fs.adapters.b2.source import Source
+from b2fs.adapters.b2.unfinished import Begun, Unfinished
 from b2fs.errors import BucketError, Damaged, Fault
 
 if TYPE_CHECKING:
     from b2fs.adapters.b2.account import Authority
-    from b2fs.adapters.b2.transport import Api
+    from b2fs.adapters.b2.transport import Account, Api
 
 _PART_TRIES = 5
 _PAUSE_MAX_S = 10.0
@@ -52,6 +57,14 @@ class Large:
         self._settings = settings
         self._api = api
         self._authority = authority
+        self._unfinished = Unfinished(api, authority)
+
+    def is_large(self, size: int) -> bool:
+        """Whether a file of `size` bytes is uploaded in parts: from `large_size` on, or from twice what B2
+        recommends for a part, if that is less. B2 wants at least two parts.
+        """
+        least = min(self._settings.large_size, 2 * self._account().recommended_part)
+        return size > MAX_SINGLE or (size >= least and len(self._plan(size)) > 1)
 
     def upload(
         self,
@@ -62,9 +75,13 @@ class Large:
         sha1: str,
         info: Mapping[str, str],
         content_type: str,
+        resume: bool,
         progress: Callable[[], None],
     ) -> answers.Row:
-        """The stored version's row. `Damaged` when the file does not have `size` and `sha1`."""
+        """The stored version's row. `Damaged` when the file does not have `size` and `sha1`.
+
+        `resume`: an attempt may have been made before; what it sent is used, what we abandoned is cancelled.
+        """
         parts = self._plan(size)
         sums = _hash_parts(fd, path, parts, sha1, progress)
         urls: deque[tuple[str, str]] = deque()  # of this file; append and pop are atomic
@@ -79,11 +96,22 @@ class Large:
             number, offset, length = part
             url, token = _popped(urls) or new_url(file_id)
             source = Source(fd, path, offset, length, self._settings.allowance_s(length))
-            self._api.upload_part(url, token, number, length, sums[number - 1], source)
+            try:
+                self._api.upload_part(url, token, number, length, sums[number - 1], source)
+            except faults.Refusal as refusal:
+                if refusal.fault is Fault.CORRUPT and source.digest != sums[number - 1]:
+                    raise Damaged(f"local file: {path} changed since it was sealed") from None
+                raise
             urls.append((url, token))  # not after a failure: its pod is full, gone or confused
 
         info = {**info, answers.LARGE_SHA1: sha1}
-        return self._transfer(name, info, content_type, parts, lambda _: sums, send, progress)
+        begun = None
+        if resume:
+            wanted = [(length, part_sha1) for (_, _, length), part_sha1 in zip(parts, sums, strict=True)]
+            begun = self._unfinished.find(name, info, wanted, progress)
+        if begun is None:
+            begun = self._start(name, info, content_type)
+        return self._transfer(begun, parts, lambda _: sums, send, progress, keep=True)
 
     def copy(
         self,
@@ -115,7 +143,8 @@ class Large:
         def collect(parts: list[Part]) -> list[str]:
             return [sums[number] for number, _, _ in parts]
 
-        return self._transfer(name, info, content_type, parts, collect, send, progress)
+        begun = self._start(name, info, content_type)
+        return self._transfer(begun, parts, collect, send, progress, keep=False)
 
     def info(self, file_id: str) -> answers.Row:
         """b2_get_file_info: one version, or a large file that is not finished (action ``start``)."""
@@ -123,33 +152,45 @@ class Large:
             self._authority.call(lambda account: self._api.get_file_info_by_id(account.api_url, account.token, file_id))
         )
 
-    def _plan(self, size: int) -> list[Part]:
-        minimum = self._authority.call(lambda account: account.minimum_part)
-        return plan_parts(size, max(self._settings.part_size, minimum, math.ceil(size / MAX_PARTS)))
+    def _account(self) -> Account:
+        return self._authority.call(lambda account: account)
 
-    def _transfer(
-        self,
-        name: str,
-        info: Mapping[str, str],
-        content_type: str,
-        parts: list[Part],
-        sums: Callable[[list[Part]], list[str]],
-        send: Callable[[str, Part], None],
-        progress: Callable[[], None],
-    ) -> answers.Row:
-        """Start, `send` every part, finish."""
+    def _plan(self, size: int) -> list[Part]:
+        account = self._account()
+        wanted = min(self._settings.part_size, account.recommended_part)
+        return plan_parts(size, max(wanted, account.minimum_part, math.ceil(size / MAX_PARTS)))
+
+    def _start(self, name: str, info: Mapping[str, str], content_type: str) -> Begun:
         started = self._authority.call(
             lambda account: self._api.start_large_file(
                 account.api_url, account.token, account.bucket_id, name, content_type, dict(info)
             )
         )
-        file_id: str = started["fileId"]
+        return Begun(started["fileId"], frozenset())
+
+    def _transfer(
+        self,
+        begun: Begun,
+        parts: list[Part],
+        sums: Callable[[list[Part]], list[str]],
+        send: Callable[[str, Part], None],
+        progress: Callable[[], None],
+        *,
+        keep: bool,
+    ) -> answers.Row:
+        """`send` every part that is not stored, finish. `keep`: a later attempt can go on with what was sent."""
+        file_id = begun.file_id
+        missing = [part for part in parts if part[0] not in begun.stored]
         try:
-            self._send_all(file_id, parts, send, progress)
-        except BaseException:
-            self._cancel(file_id)
+            self._send_all(file_id, missing, send, progress)
+        except Exception as exc:
+            error = faults.translate(exc)
+            if _not_active(error):
+                return self._ended(file_id)
+            if not (keep and isinstance(error, BucketError) and error.may_pass):
+                self._unfinished.cancel(file_id)
             raise
-        return self._finish(file_id, sums(parts))
+        return self._finish(file_id, sums(parts), keep)
 
     def _send_all(
         self, file_id: str, parts: list[Part], send: Callable[[str, Part], None], progress: Callable[[], None]
@@ -168,7 +209,7 @@ class Large:
         for future in ended:
             future.result()
 
-    def _finish(self, file_id: str, sums: list[str]) -> answers.Row:
+    def _finish(self, file_id: str, sums: list[str], keep: bool) -> answers.Row:
         """b2_finish_large_file; when it is unclear whether that worked, ask, and perhaps do it again."""
         for attempt in range(1, _FINISH_TRIES + 1):
             try:
@@ -178,9 +219,11 @@ class Large:
                     )
                 )
             except BucketError as exc:
-                not_active = isinstance(exc, faults.Refusal) and exc.not_active
-                if not exc.may_retry and not not_active:
-                    self._cancel(file_id)
+                if _not_active(exc):
+                    return self._ended(file_id)
+                if not exc.may_retry:
+                    if not (keep and exc.may_pass):
+                        self._unfinished.cancel(file_id)
                     raise
                 row = self.info(file_id)
                 if row.action == "upload":
@@ -189,10 +232,23 @@ class Large:
                     raise
         raise AssertionError("not reached")
 
-    def _cancel(self, file_id: str) -> None:
-        """Free the parts that B2 keeps. Best effort: the bucket's lifecycle rule does it otherwise."""
-        with suppress(BucketError):
-            self._authority.call(lambda account: self._api.cancel_large_file(account.api_url, account.token, file_id))
+    def _ended(self, file_id: str) -> answers.Row:
+        """What became of a large file that takes no parts any more: the row, if it was finished, perhaps by an
+        attempt of ours that nobody waits for. If it was cancelled, TRANSIENT: the next attempt begins anew.
+        """
+        try:
+            row = self.info(file_id)
+        except BucketError as exc:
+            if exc.may_pass:
+                raise
+        else:
+            if row.action == "upload":
+                return row
+        raise BucketError(Fault.TRANSIENT, "the large file was cancelled, or is being finished, by somebody else")
+
+
+def _not_active(error: Exception) -> bool:
+    return isinstance(error, faults.Refusal) and error.not_active
 
 
 def _popped(urls: deque[tuple[str, str]]) -> tuple[str, str] | None:

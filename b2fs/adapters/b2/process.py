@@ -239,9 +239,16 @@ class TransferProcess:
         await self._call(wire.Fetch(file_id, path, offset, length, sha1), length)
 
     async def upload(
-        self, key: str, path: str, size: int, sha1: str, info: Mapping[str, str], content_type: str
+        self,
+        key: str,
+        path: str,
+        size: int,
+        sha1: str,
+        info: Mapping[str, str],
+        content_type: str,
+        resume: bool = False,
     ) -> Version:
-        done = await self._call(wire.Upload(key, path, size, sha1, dict(info), content_type), size)
+        done = await self._call(wire.Upload(key, path, size, sha1, dict(info), content_type, resume), size)
         assert done.version is not None
         return done.version
 

@@ -51,9 +51,9 @@ class Settings(msgspec.Struct, frozen=True):
     """A body that moves more slowly than this is given up."""
 
     large_size: int = 200 * MIB
-    """From this size on a file is uploaded in parts; at most `MAX_SINGLE`."""
+    """From this size on a file is uploaded in parts (`large.Large.is_large`); at most `MAX_SINGLE`."""
     part_size: int = 32 * MIB
-    """Wanted size of a part; the account's minimum and `MAX_PARTS` may force a larger one."""
+    """Wanted size of a part; B2 may recommend a smaller one, its minimum and `MAX_PARTS` may force a larger one."""
     part_lanes: int = 4
     """Parts of one large file in flight."""
 
@@ -79,10 +79,6 @@ class Settings(msgspec.Struct, frozen=True):
         """Connections that may be wanted at once; every pool of them has at least this size."""
         lanes = self.fetch_lanes + self.list_lanes
         return lanes + (self.upload_lanes + self.copy_lanes) * self.part_lanes
-
-    def is_large(self, size: int) -> bool:
-        """Whether a file of `size` bytes is uploaded in parts; B2 wants at least two."""
-        return size > MAX_SINGLE or size >= max(self.large_size, self.part_size + 1)
 
     def allowance_s(self, size: int = 0) -> float:
         """How long one call that moves `size` bytes may take."""

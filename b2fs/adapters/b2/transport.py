@@ -91,6 +91,7 @@ class Account(msgspec.Struct, frozen=True):
     api_url: str
     download_url: str
     minimum_part: int
+    recommended_part: int
     bucket_id: str
 
 

@@ -53,6 +53,7 @@ class Upload(msgspec.Struct, frozen=True, tag=True):
     sha1: str
     info: dict[str, str]
     content_type: str
+    resume: bool
 
 
 class Copy(msgspec.Struct, frozen=True, tag=True):
