@@ -90,7 +90,9 @@ class Entry:
         """Why the last attempt failed, '' after a success."""
         self.running = False
         self.doubtful = False
-        """An attempt may have been committed without our knowing: look before repeating it."""
+        """An attempt may have been committed without our knowing, or left parts in the bucket: look before
+        repeating it, and go on with them.
+        """
         self.lasting = False
         """The error will not go by itself: a person must do something."""
         self.waits_for = 0

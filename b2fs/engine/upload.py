@@ -4,8 +4,11 @@ Rules
   A worker takes a due key, derives what is to be done (`core.writeback.plan`), does it, and commits what
   the bucket has now together with the end of the intent, if the key was not changed meanwhile.
   One worker a key. Nothing precious is in its memory: after a crash the intent is still there.
-  A write whose answer was lost may have been committed: the next attempt first looks whether the newest
-  version carries our operation, and adopts it.
+  A write that failed may have been committed, its answer lost, or have left parts: the next attempt first
+  looks whether the newest version carries our operation, and adopts it; else it says that it is not the first
+  (`resume`), so that the parts of a large file that arrived are not sent twice.
+  A resumed version is as old as the start of that attempt. If another one came in between, ours lies below it
+  and is written again (a copy on the server), under a new operation: nothing old is resumed.
 
 States of a key and who moves it on: dirty → (quiet period) → due → running → in line, or again later
 with the error that `b2fs status` shows.
@@ -107,7 +110,7 @@ class Uploader:
             else:
                 self._again(entry, pause_s)
         except BucketError as error:
-            entry.doubtful = entry.doubtful or error.fault is Fault.TRANSIENT
+            entry.doubtful = entry.doubtful or error.may_pass
             pause_s = retry.backoff_s(entry.attempts + 1, error)
             self._again(entry, pause_s, str(error), lasting=not error.may_retry)
         except (NameTooLong, BadName, TooLarge) as error:
@@ -188,14 +191,17 @@ class Uploader:
             self.counters.skipped += 1
             self._confirm(key, generation, node, live, row)
         else:
-            version = await self._lost_answer(key, generation, live) if entry.doubtful else None
+            newest = await self._volume.bucket.head(key) if entry.doubtful else None
+            version = self._lost_answer(newest, generation, live)
             if version is None:
-                version = await (self._copy if step is Step.COPY else self._upload)(key, generation, live)
-            overtaken = row is not None and version.uploaded_ms < row.uploaded_ms
+                make = self._copy if step is Step.COPY else self._upload
+                version = await make(key, generation, live, resume=entry.doubtful)
+            overtaken = any(other is not None and version.uploaded_ms < other.uploaded_ms for other in (row, newest))
             self._confirm(key, generation, node, live, _row(version, live, self._volume.journal.next_number()))
             if overtaken:
                 log.warning("B2 ordered the new version of %r below an older one; it is written again", key)
                 self._volume.commit(Change(lost_objects=[key], dirty=[key]))
+                entry.doubtful = False  # this write has ended, the next one is another
                 return _ORDER_S
         return None
 
@@ -217,7 +223,7 @@ class Uploader:
             change.lost_objects.append(key)
         self._volume.commit(change)
 
-    async def _upload(self, key: str, generation: int, live: Inode) -> Version:
+    async def _upload(self, key: str, generation: int, live: Inode, *, resume: bool) -> Version:
         """Store the inode's content and attributes under `key`; the body is a file that cannot change."""
         volume = self._volume
         info, kind = to_info(live, self._operation(generation)), content_type(live)
@@ -239,7 +245,7 @@ class Uploader:
             own, size, sha1 = volume.journal.next_number(), len(data), _sha1(data)
             path = volume.seam.inline(volume.disk.make_staged, own, data)
         try:
-            version = await volume.bucket.upload(key, path, size, sha1, info, kind)
+            version = await volume.bucket.upload(key, path, size, sha1, info, kind, resume)
         except Damaged:
             if not own or not live.size:
                 raise
@@ -253,7 +259,7 @@ class Uploader:
         self.counters.uploaded_bytes += size
         return version
 
-    async def _copy(self, key: str, generation: int, live: Inode) -> Version:
+    async def _copy(self, key: str, generation: int, live: Inode, *, resume: bool) -> Version:
         info, kind = to_info(live, self._operation(generation)), content_type(live)
         names.check_key(self._volume.settings.prefix, key, info)
         try:
@@ -261,13 +267,13 @@ class Uploader:
         except BucketError as error:
             if error.fault is not Fault.MISSING or self._cache.whole_path(live.file_id) is None:
                 raise
-            return await self._upload(key, generation, live)  # the version is gone from the bucket, not from here
+            # the version is gone from the bucket, not from here
+            return await self._upload(key, generation, live, resume=resume)
         self.counters.copies += 1
         return version
 
-    async def _lost_answer(self, key: str, generation: int, live: Inode) -> Version | None:
-        """The version that an earlier attempt made without our hearing of it, if there is one."""
-        version = await self._volume.bucket.head(key)
+    def _lost_answer(self, version: Version | None, generation: int, live: Inode) -> Version | None:
+        """The newest version, if an earlier attempt made it without our hearing of it."""
         if version is None or operation_of(version.info) != self._operation(generation):
             return None
         described = from_version(version, live.ino, self._volume.settings.defaults)
@@ -275,7 +281,7 @@ class Uploader:
         if attributes(described) != attributes(live) or not same_content:
             return None
         self.counters.adopted += 1
-        log.info("%r was in B2 already, only the answer had been lost", key)
+        log.info("%r was in B2 already, only the answer had been lost", version.key)
         return version
 
     def _operation(self, generation: int) -> str:

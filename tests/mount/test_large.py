@@ -1,0 +1,96 @@
+"""A large file whose upload is interrupted by the end of the daemon, with a real mount and real parts.
+
+The daemon has no setting for the size of parts: it follows B2's recommendation, so the bucket makes them small.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.devbucket_fixture import DevBucket
+from tests.mount import hosts
+from tests.mount.hosts import Host, NewHost, in_bucket
+from tests.mount.support import until
+
+new_host = hosts.new_host
+
+pytestmark = pytest.mark.slow
+
+PART = 450_000
+PARTS = 20
+"""Together more than what is uploaded again rather than copied (`core.writeback.REUPLOAD_LIMIT`)."""
+LANES = 4
+"""Parts of one file that the daemon sends at a time."""
+
+
+def killed_midway(host: Host, bucket: DevBucket, content: bytes) -> tuple[str, int]:
+    """Write `large`, let some parts arrive, and kill the daemon while others are under way.
+
+    The id of the unfinished file, and how many parts B2 has of it. Faults and counters are reset.
+    """
+    bucket.admin.settings(min_part_size=PART, recommended_part_size=PART)
+    stall = bucket.admin.fault("stall", "b2_upload_part", count=None, probability=0.45)
+    host.start()
+    (host.path / "large").write_bytes(content)
+    until(lambda: bucket.admin.fired(stall) == LANES, 60.0)
+    host.kill()
+    arrived = bucket.admin.calls()["b2_upload_part"] - LANES
+    assert 0 < arrived < PARTS
+    bucket.admin.disconnect()
+    bucket.admin.clear_faults()
+    bucket.admin.reset_counters()
+    (row,) = bucket.admin.versions(bucket.bucket, "large")
+    assert row["action"] == "start"
+    return row["fileId"], arrived
+
+
+def test_killed_daemon_goes_on_with_its_parts(new_host: NewHost, devbucket: DevBucket) -> None:
+    """After SIGKILL midway the next start sends only the parts that are missing, into the same large file."""
+    content = os.urandom(PART * PARTS - 1)
+    host = new_host()
+    file_id, arrived = killed_midway(host, devbucket, content)
+    host.start()
+    host.flush()
+    calls = devbucket.admin.calls()
+    assert calls["b2_upload_part"] == PARTS - arrived
+    assert "b2_start_large_file" not in calls
+    assert [row["fileId"] for row in devbucket.admin.versions(devbucket.bucket, "large")] == [file_id]
+    host.stop()
+    assert in_bucket(devbucket) == {"large": content}
+
+
+def test_file_that_was_changed_after_the_kill_is_not_resumed(new_host: NewHost, devbucket: DevBucket) -> None:
+    """If the file is written again before the next attempt, it goes to B2 as it is now, and the parts are cancelled."""
+    host = new_host()
+    killed_midway(host, devbucket, os.urandom(PART * PARTS - 1))
+    devbucket.admin.down()
+    host.start()
+    content = os.urandom(PART * PARTS - 1)
+    (host.path / "large").write_bytes(content)
+    devbucket.admin.up()
+    host.flush()
+    assert devbucket.admin.calls()["b2_upload_part"] == PARTS
+    assert [row["action"] for row in devbucket.admin.versions(devbucket.bucket, "large")] == ["upload"]
+    host.stop()
+    assert in_bucket(devbucket) == {"large": content}
+
+
+def test_version_that_came_in_between_is_history(new_host: NewHost, devbucket: DevBucket) -> None:
+    """Somebody wrote the name while our upload lay unfinished: the resumed version is below theirs, so ours is put
+    on top again by a copy on the server, once.
+    """
+    content = os.urandom(PART * PARTS - 1)
+    host = new_host()
+    file_id, arrived = killed_midway(host, devbucket, content)
+    theirs = devbucket.admin.put(devbucket.bucket, "large", b"theirs")
+    host.start()
+    until(lambda: not host.status()["dirty"]["files"], 60.0)
+    calls = devbucket.admin.calls()
+    assert (calls["b2_upload_part"], calls["b2_copy_file"]) == (PARTS - arrived, 1)
+    rows = devbucket.admin.versions(devbucket.bucket, "large")
+    assert [row["fileId"] for row in rows][1:] == [theirs["fileId"], file_id]
+    assert (host.path / "large").read_bytes() == content
+    host.stop()
+    assert in_bucket(devbucket) == {"large": content}
