@@ -277,7 +277,7 @@ class Uploader:
         if version is None or operation_of(version.info) != self._operation(generation):
             return None
         described = from_version(version, live.ino, self._volume.settings.defaults)
-        same_content = not live.is_file or version.sha1 == (live.sha1 or _EMPTY_SHA1)
+        same_content = not live.is_file or (version.size, version.sha1) == (live.size, live.sha1 or _EMPTY_SHA1)
         if attributes(described) != attributes(live) or not same_content:
             return None
         self.counters.adopted += 1

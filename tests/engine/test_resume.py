@@ -100,6 +100,26 @@ async def test_finished_version_is_adopted_before_anything_is_resumed(world: Wor
     assert world.bucket.calls() == [("upload", "x"), ("head", "x")]
 
 
+async def test_unheard_version_of_another_size_is_not_adopted(world: World, autojump_clock: object) -> None:
+    """The SHA-1 of a large file is what its uploader promised: a version of ours that is too short is made again."""
+    upload = world.bucket.upload
+
+    async def short(*args: object) -> Version:
+        if args[0] != "x" or world.bucket.versions("x"):
+            return await upload(*args)  # type: ignore[arg-type]
+        version = world.bucket.put("x", b"con", args[4])  # type: ignore[arg-type]
+        stored = world.bucket._by_id[version.file_id]
+        stored.version = msgspec.structs.replace(version, sha1=args[3])
+        raise BucketError(Fault.CORRUPT, "B2 confirmed another size")
+
+    world.bucket.upload = short  # type: ignore[assignment, method-assign]
+    async with world.mount() as m:
+        await m.write("x", b"content")
+        await m.idle()
+        assert m.engine.uploader.counters.adopted == 0
+    assert world.bucket.content("x") == b"content"
+
+
 class Old:
     """A bucket in which a resumed version of "x" is as old as its first attempt, as B2's are."""
 
