@@ -238,19 +238,20 @@ class Uploader:
                 path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
             except FileNotFoundError:
                 volume.free(own)
-                return await self._copy(key, generation, live)  # it was evicted since the plan
-            sha1 = live.sha1 or await self._content.sha1(path, size)
+                return await self._copy(key, generation, live, resume=resume)  # it was evicted since the plan
+            sha1 = live.sha1
         else:
             data = live.target.encode() if live.is_link else b""
             own, size, sha1 = volume.journal.next_number(), len(data), _sha1(data)
             path = volume.seam.inline(volume.disk.make_staged, own, data)
         try:
+            sha1 = sha1 or await self._content.sha1(path, size)
             version = await volume.bucket.upload(key, path, size, sha1, info, kind, resume)
         except Damaged:
             if not own or not live.size:
                 raise
             self._cache.lose(live.file_id)  # clean content that the disk has spoilt: B2 has it
-            return await self._copy(key, generation, live)
+            return await self._copy(key, generation, live, resume=resume)
         finally:
             if own:
                 volume.seam.inline(volume.disk.drop_staged, own)
