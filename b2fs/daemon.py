@@ -10,7 +10,6 @@ Nothing is deleted at the end: what is not in B2 stays in the state directory, a
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import os
 import resource
@@ -23,33 +22,17 @@ import trio
 
 import b2fs
 from b2fs.adapters.b2.process import TransferProcess
-from b2fs.adapters.b2.settings import Settings as BucketSettings
 from b2fs.adapters.disk import Disk
 from b2fs.adapters.journal import Journal
 from b2fs.config import Config
 from b2fs.core.bucket import Bucket
-from b2fs.core.inode import Defaults
 from b2fs.engine import retry
 from b2fs.engine.engine import Engine, check_owner, open_state, own, running
-from b2fs.engine.volume import Settings
-from b2fs.errors import (
-    AccessDenied,
-    B2fsError,
-    BucketError,
-    ConfigError,
-    Exit,
-    Fault,
-    NoBucket,
-    NotDrained,
-    Unavailable,
-)
+from b2fs.errors import BucketError, ConfigError, Exit, Fault, NotDrained, Unavailable
 from b2fs.frontends.fuse import FuseMount
-from b2fs.ops import address, control, logs
+from b2fs.ops import address, control, logs, manifest, setup
 
 log = logging.getLogger(__name__)
-
-MANIFEST = "not-in-b2.json"
-"""What a stop left behind, in the state directory; gone after a stop that left nothing."""
 
 _KNOCK_S = 0.5
 """On a later start: how long a wrong key has to show itself before we mount without B2's answer."""
@@ -76,7 +59,7 @@ def run(config: Config, mountpoint: str, *, ready: Callable[[], None]) -> Exit:
     try:
         return trio.run(Daemon(config, mountpoint, ready).run, disk, journal, known, strict_exception_groups=True)
     except BaseExceptionGroup as group:
-        _raise_named(group)
+        setup.raise_named(group)
         raise
 
 
@@ -93,16 +76,18 @@ class Daemon:
         self._drained = trio.Event()
         self._left: list[dict[str, Any]] = []
         """What is not in B2; valid once `_drained` is set."""
+        self._manifest = ""
+        """The file that says it; '' if nothing is left."""
 
     async def run(self, disk: Disk, journal: Journal, known: bool) -> Exit:
-        async with TransferProcess.open(_bucket_settings(self._config)) as bucket:
+        async with TransferProcess.open(setup.bucket_settings(self._config)) as bucket:
             try:
                 online = await self._find_bucket(bucket, journal, known)
             except BaseException:
                 journal.close()
                 disk.close()
                 raise
-            async with running(disk, journal, bucket, _engine_settings(self._config)) as engine:
+            async with running(disk, journal, bucket, setup.engine_settings(self._config)) as engine:
                 engine.online = online
                 await self._serve(engine)
         return self._finish()
@@ -121,13 +106,10 @@ class Daemon:
                 own(journal, await retry.until(deadline_s, bucket.connect, "the bucket"))
                 online = True
         except BucketError as error:
-            if error.fault is Fault.DENIED:
-                hint = "check B2_APPLICATION_KEY_ID, B2_APPLICATION_KEY and what this key may do"
-                raise AccessDenied(f"{error}: {hint}") from None
-            if error.fault in (Fault.MISSING, Fault.REFUSED) or not known:
-                raise NoBucket(f"{error}: check B2_BUCKET_NAME and B2FS_ENDPOINT ({self._config.endpoint})") from None
+            if not known or error.fault in (Fault.DENIED, Fault.MISSING, Fault.REFUSED):
+                setup.explain(error, self._config)
         except Unavailable as error:
-            raise NoBucket(f"{error}: check the network and B2FS_ENDPOINT ({self._config.endpoint})") from None
+            setup.explain(error, self._config)
         return online
 
     # ------------------------------------------------------------ serving
@@ -183,21 +165,8 @@ class Daemon:
         mount.stop()
         await unmounted.wait()
         self._left = await engine.drain("", _LAST_DRAIN_S if is_done else 0.0)
-        self._write_manifest()
+        self._manifest = manifest.write(self._config, self._left)
         self._drained.set()
-
-    def _write_manifest(self) -> None:
-        path = os.path.join(self._config.state_dir, MANIFEST)
-        if not self._left:
-            if os.path.exists(path):
-                os.unlink(path)
-            return
-        content = {"bucket": self._config.bucket, "prefix": self._config.prefix, "not_in_b2": self._left}
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file, ensure_ascii=False, indent=1)
-        for entry in self._left:
-            log.error("not in B2: %s (%d bytes): %s", entry["path"], entry["size"], entry["why"])
 
     def _finish(self) -> Exit:
         if self._left:
@@ -227,8 +196,7 @@ class Daemon:
                     await report()
                     with trio.move_on_after(0.25):
                         await self._drained.wait()
-                manifest = os.path.join(self._config.state_dir, MANIFEST)
-                return {"manifest": manifest} if self._left else {}
+                return {"manifest": self._manifest} if self._left else {}
             raise ConfigError(f"the daemon does not know the command {command!r}")
 
         return handle
@@ -257,49 +225,7 @@ class Daemon:
         }
 
 
-def _bucket_settings(config: Config) -> BucketSettings:
-    return BucketSettings(
-        key_id=config.key_id,
-        key=config.key.reveal(),
-        bucket=config.bucket,
-        prefix=config.prefix,
-        endpoint=config.endpoint,
-        fetch_lanes=config.fetches,
-        upload_lanes=config.uploads,
-    )
-
-
-def _engine_settings(config: Config) -> Settings:
-    return Settings(
-        defaults=Defaults(
-            uid=os.geteuid() if config.uid is None else config.uid,
-            gid=os.getegid() if config.gid is None else config.gid,
-            file_mode=config.file_mode,
-            dir_mode=config.dir_mode,
-        ),
-        prefix=config.prefix,
-        cache_size=config.cache_size,
-        dirty_size=config.dirty_size,
-        dirty_wait_s=config.dirty_wait,
-        remote_fsync=config.remote_fsync,
-        quiet_s=config.quiet_period,
-        max_dirty_age_s=config.max_dirty_age,
-        read_deadline_s=config.read_deadline,
-        refresh_s=config.refresh_interval,
-        uploads=config.uploads,
-    )
-
-
 def _raise_file_limit() -> None:
     """Every file that is being written has a descriptor, and 512 cached ones: the usual 1024 is too few."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _raise_named(group: BaseExceptionGroup[BaseException]) -> None:
-    """Raise the error that has a name for the user, if one is in the group."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            _raise_named(error)
-        elif isinstance(error, B2fsError):
-            raise error from None

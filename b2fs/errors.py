@@ -29,6 +29,7 @@ class Exit(IntEnum):
     NOT_DRAINED = 8  # not everything is in B2; the manifest says what
     NOT_RUNNING = 9  # no daemon serves this path
     DISK = 10  # the local disk is full or failing
+    DAMAGED = 11  # fsck found something wrong that no start repairs
 
 
 class B2fsError(Exception):

@@ -25,9 +25,11 @@ import shutil
 from collections.abc import Iterator
 from zlib import crc32
 
+from b2fs.core.invariants import Files
 from b2fs.errors import Damaged, NoSpace, StateError
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4): another one after each boot
+_FOLDERS = ("scratch", "staged", "cache", "part", "quarantine")
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file, atomically
 _COPY_STEP = 8 * 1024 * 1024
 _HASH_STEP = 1024 * 1024
@@ -36,14 +38,20 @@ _HASH_STEP = 1024 * 1024
 class Disk:
     """The open state directory; holds its lock until `close`."""
 
-    def __init__(self, root: str) -> None:
-        """Make or open it. StateError: not a directory of ours, not writable, or in use by another daemon."""
+    def __init__(self, root: str, *, existing: bool = False) -> None:
+        """Make or open it; `existing`: as it is, only the lock is touched.
+
+        StateError: not a directory of ours, not writable, or in use by another daemon.
+        """
         self.root = root
+        if existing and not os.path.isfile(self.journal_path):
+            raise StateError(f"{root} is no state directory of b2fs: there is no journal.db in it")
         try:
-            os.makedirs(root, mode=0o700, exist_ok=True)
-            for name in ("scratch", "staged", "cache", "part", "quarantine"):
-                os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
-            os.chmod(root, 0o700)
+            if not existing:
+                os.makedirs(root, mode=0o700, exist_ok=True)
+                for name in _FOLDERS:
+                    os.makedirs(os.path.join(root, name), mode=0o700, exist_ok=True)
+                os.chmod(root, 0o700)
             self._lock = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"cannot use the state directory {root}: {error.strerror}") from error
@@ -248,6 +256,54 @@ class Disk:
         cache = os.path.join(self.root, "cache")
         for folder in os.listdir(cache):
             yield from os.listdir(os.path.join(cache, folder))
+
+    # ------------------------------------------------------------ all of it
+
+    def files(self) -> Files:
+        """What lies where, with sizes. Long when there is much; nobody else may have the directory open."""
+        found = Files()
+        for folder, numbered in (("scratch", found.scratch), ("staged", found.staged), ("part", found.part)):
+            for name, size in self._sizes(folder, found.strangers):
+                if name.isdecimal() and name == str(int(name)):
+                    numbered[int(name)] = size
+                else:
+                    found.strangers.append(f"{folder}/{name}")
+        found.quarantine.update(self._sizes("quarantine", found.strangers))
+        for folder in self._folders("cache", found.strangers):
+            for name, size in self._sizes(f"cache/{folder}", found.strangers):
+                if self.blob_path(name) == f"{self.root}/cache/{folder}/{name}":
+                    found.blobs[name] = size
+                else:
+                    found.strangers.append(f"cache/{folder}/{name}")
+        return found
+
+    def path_in(self, folder: str, name: str) -> str:
+        """The path of a file that `files` found in ``staged`` or ``cache``."""
+        return self.blob_path(name) if folder == "cache" else f"{self.root}/{folder}/{name}"
+
+    def _sizes(self, folder: str, strangers: list[str]) -> Iterator[tuple[str, int]]:
+        """The regular files of a folder with their sizes; whatever else there is goes to the strangers."""
+        for entry in self._entries(folder):
+            if entry.is_file(follow_symlinks=False):
+                yield entry.name, entry.stat(follow_symlinks=False).st_size
+            else:
+                strangers.append(f"{folder}/{entry.name}")
+
+    def _folders(self, folder: str, strangers: list[str]) -> Iterator[str]:
+        for entry in self._entries(folder):
+            if entry.is_dir(follow_symlinks=False):
+                yield entry.name
+            else:
+                strangers.append(f"{folder}/{entry.name}")
+
+    def _entries(self, folder: str) -> list[os.DirEntry[str]]:
+        """What a folder holds; a folder that was never made holds nothing."""
+        with disk_errors():
+            try:
+                with os.scandir(os.path.join(self.root, folder)) as entries:
+                    return list(entries)
+            except FileNotFoundError:
+                return []
 
     # ------------------------------------------------------------ whole disk
 

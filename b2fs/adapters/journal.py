@@ -1,4 +1,4 @@
-"""The journal: one SQLite database per mount, the local truth. The only module that imports sqlite3.
+"""The journal: one SQLite database per mount, the local truth. Only this and `journal_check` import sqlite3.
 
 Rules
   Every change is one transaction (`Journal.commit`). It survives SIGKILL when `commit` returned (the
@@ -95,6 +95,12 @@ def _inode(row: Sequence[Any]) -> Inode:
     return Inode(*row[:16], *map(bool, row[16:]))  # SQLite has no booleans: the last column
 
 
+def every_inode(db: sqlite3.Connection) -> Iterator[Inode]:
+    """The whole namespace, on any connection to a journal of this version."""
+    for row in db.execute(f"SELECT {_INODE} FROM inode"):
+        yield _inode(row)
+
+
 def _starting(prefix: str) -> tuple[str, str | bytes]:
     """The half-open range of all texts that start with `prefix`; to SQLite every blob is greater than any text."""
     return prefix, prefix[:-1] + chr(ord(prefix[-1]) + 1) if prefix else b""
@@ -103,13 +109,17 @@ def _starting(prefix: str) -> tuple[str, str | bytes]:
 class Journal:
     """The open journal of one state directory. One process at a time (the caller holds the lock)."""
 
-    def __init__(self, path: str) -> None:
-        """Open or create. StateError: not a journal, or of another version."""
+    def __init__(self, path: str, *, existing: bool = False) -> None:
+        """Open, or create unless `existing`. StateError: not a journal, or of another version."""
         self.path = path
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # the log gets the same mode
+            make = 0 if existing else os.O_CREAT
+            os.close(os.open(path, os.O_RDWR | make | os.O_CLOEXEC, 0o600))  # the log gets the same mode
             self._db = self._connect()
             if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
+                if existing:
+                    self._db.close()
+                    raise StateError(f"{path} is not a b2fs journal (it is empty)")
                 self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} COMMIT;")
                 self.set_meta("schema", str(SCHEMA_VERSION))
             self._migrate()

@@ -19,6 +19,8 @@ COMMANDS = {
     "status": ("status", "What a mount, or one file, is doing."),
     "stats": ("stats", "Counters of a mount: cache, uploads, requests."),
     "flush": ("flush", "Wait until everything written so far is in B2."),
+    "fsck": ("fsck", "Check a state directory, and the bucket with it; changes nothing."),
+    "rescue": ("rescue", "Upload what an orphaned state directory still holds."),
     "config": ("config", "The settings in force, and where they come from."),
     "devbucket": ("devbucket", "Serve an embedded B2 bucket for trials and tests."),
     "try": ("tryout", "Mount a sample bucket at ./static/data (make run)."),

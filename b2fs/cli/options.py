@@ -18,13 +18,23 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 def settings(function: _Function) -> _Function:
     """Give a command ``--config`` and a flag for each setting; it receives them as keywords for `read`."""
-    for setting in reversed(list(SETTINGS.values())):
-        if setting.flag:
-            default = f" [{setting.shown_default}]" if setting.shown_default else ""
-            function = click.option(setting.flag, setting.name, metavar="VALUE", help=setting.help + default)(function)
-    return click.option("--config", "config_file", metavar="FILE", help="TOML file with settings (also: B2FS_CONFIG).")(
-        function
-    )
+    return some(*SETTINGS)(function)
+
+
+def some(*chosen: str) -> Callable[[_Function], _Function]:
+    """The same with the flags of some settings; the others still come from the environment and the file."""
+
+    def decorate(function: _Function) -> _Function:
+        for setting in (SETTINGS[name] for name in reversed(chosen)):
+            if setting.flag:
+                default = f" [{setting.shown_default}]" if setting.shown_default else ""
+                option = click.option(setting.flag, setting.name, metavar="VALUE", help=setting.help + default)
+                function = option(function)
+        return click.option(
+            "--config", "config_file", metavar="FILE", help="TOML file with settings (also: B2FS_CONFIG)."
+        )(function)
+
+    return decorate
 
 
 def read(flags: dict[str, Any]) -> Config:

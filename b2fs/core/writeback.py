@@ -13,6 +13,7 @@ Units: ``*_s`` seconds on the caller's monotonic clock; the caller brings the cl
 from __future__ import annotations
 
 import heapq
+from collections.abc import Container
 from enum import StrEnum
 
 from b2fs.core.change import Intent, ObjectRow
@@ -59,6 +60,18 @@ def _same_content(live: Inode, row: ObjectRow) -> bool:
     if live.file_id == row.file_id and not live.staged and live.is_file:
         return True
     return live.size == row.size and live.sha1 != "" and live.sha1 == row.sha1
+
+
+def covers(dirty: Container[str], key: str) -> bool:
+    """Whether a key, or a subtree that it is in, is among the dirty ones."""
+    if key in dirty:
+        return True
+    end = key.find("/")
+    while end >= 0:
+        if key[: end + 1] in dirty:
+            return True
+        end = key.find("/", end + 1)
+    return False
 
 
 class Entry:
@@ -125,14 +138,7 @@ class Schedule:
 
     def covers(self, key: str) -> bool:
         """Whether the key, or a subtree that it is in, is dirty."""
-        if key in self.entries:
-            return True
-        end = key.find("/")
-        while end >= 0:
-            if key[: end + 1] in self.entries:
-                return True
-            end = key.find("/", end + 1)
-        return False
+        return covers(self.entries, key)
 
     def add(self, intent: Intent, now_s: float, *, quiet: bool = True) -> None:
         """A key became dirty (again)."""

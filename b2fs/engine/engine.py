@@ -43,11 +43,16 @@ _LOG_LIMIT = 4 * 1024 * 1024
 """Bytes of the journal's log after which it is moved into the database."""
 
 
-def open_state(directory: str) -> tuple[Disk, Journal]:
-    """Lock and open a state directory. StateError: in use, damaged, or of another version."""
+def open_state(directory: str, *, existing: bool = False) -> tuple[Disk, Journal]:
+    """Lock and open a state directory, made if it is not there and need not be `existing`.
+
+    StateError: in use, damaged, of another version, or no state directory.
+    """
+    if existing:
+        Disk(directory, existing=True).close()  # before anything is made in it
     disk = Disk(directory)
     try:
-        return disk, Journal(disk.journal_path)
+        return disk, Journal(disk.journal_path, existing=existing)
     except BaseException:
         disk.close()
         raise
@@ -68,14 +73,18 @@ def check_owner(journal: Journal, endpoint: str, bucket: str, prefix: str) -> bo
     return True
 
 
-def own(journal: Journal, identity: Identity) -> None:
-    """Tie the state directory to a bucket, or check that it is the one. StateError: it is another one."""
-    known = journal.meta("bucket_id")
+def check_bucket(known: str, identity: Identity) -> None:
+    """`known`: the bucket id that the journal has, '' if none yet. StateError: this is another bucket."""
     if known and known != identity.bucket_id:
         raise StateError(
             f"the bucket {identity.bucket_name!r} is not the one this state directory belongs to (it was deleted and "
             "made anew, or the account is another): give this mount a state directory of its own (B2FS_STATE_DIR)"
         )
+
+
+def own(journal: Journal, identity: Identity) -> None:
+    """Tie the state directory to a bucket, or check that it is the one. StateError: it is another one."""
+    check_bucket(journal.meta("bucket_id"), identity)
     for name in ("endpoint", "bucket_id", "bucket_name", "prefix"):
         journal.set_meta(name, getattr(identity, name))
     if not journal.meta("mount_id"):

@@ -23,6 +23,7 @@ from tests.engine.model import Model, Step, objects_of, outcome, run_step
 from tests.engine.seams import CrashPoint, CrashSeam, Dead, Killed
 from tests.engine.world import DOWN, Mount, Tree, World
 from tests.fakes.bucket import Planted
+from tests.fsck import fsck
 
 PATHS = st.sampled_from(["a", "a", "d/a", "d/a", "d", "d", "ж", "e", "e/a", "d/e", "d/e/a"])
 DATA = st.sampled_from([b"", b"1", b"22", b"xyz" * 11])
@@ -226,6 +227,7 @@ async def _crash_and_return(world: World, history: list[Step], at: int) -> bool:
     possible, unsure, crashed = await _until_killed(world, history, point)
     if not crashed:
         return False
+    fsck(world.state("crashed"), world.bucket.objects())
     async with world.mount("crashed", listing=False, crashed=True) as m:
         tree = await m.tree()
         assert any(_same(tree, model.tree, unsure) for model in possible), [tree, [model.tree for model in possible]]

@@ -234,7 +234,7 @@ async def test_stalled_read_ends_at_the_deadline(world: World, autojump_clock: o
 async def test_version_that_was_deleted_for_good(world: World, autojump_clock: object) -> None:
     """A version that is gone from the bucket is an EIO for its reader; the name does not vanish by that."""
     version = world.bucket.put("x", b"content")
-    async with world.mount(upload=False) as m:
+    async with world.mount(upload=False, others=True) as m:
         world.bucket.purge(version.file_id)
         with pytest.raises(BucketError) as raised:
             await m.read("x")

@@ -3,14 +3,14 @@
 Rules
   A `World` has the bucket and a wall clock that only moves when told; each mount has a state directory of
   its own below `World.root`, which outlives the mount.
-  When a mount ends in peace, its state directory is checked (`fsck`): see there for what must hold.
+  When a mount ends in peace, its state directory is checked as `b2fs fsck --remote` does, and nothing may be left
+  that a crash would explain.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import sqlite3
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -31,6 +31,7 @@ from b2fs.engine.volume import Settings
 from b2fs.errors import BucketError, Fault, NotFound
 from tests.engine.seams import InlineSeam
 from tests.fakes.bucket import FakeBucket, Gate
+from tests.fsck import REMOTE_NOTES, fsck
 
 START_NS = 1_700_000_000_123_456_789
 DOWN = BucketError(Fault.TRANSIENT, "B2 is down")
@@ -306,11 +307,13 @@ class World:
         serve: bool = False,
         check: bool = True,
         crashed: bool = False,
+        others: bool = False,
         **settings: Any,
     ) -> AsyncIterator[Mount]:
         """A mount with the state directory `name`. `upload`: write-back runs; `listing`: the bucket is listed once
         before the first use; `serve`: as in production instead, all background work; `crashed`: the last run of this
-        directory was killed, so the cache's rows and files may differ until they are swept.
+        directory was killed, so the cache's rows and files may differ until they are swept; `others`: somebody removes
+        objects behind its back, so the bucket is not compared with it at the end.
         """
         disk = _Disk(str(self.state(name)))
         journal = None
@@ -347,13 +350,18 @@ class World:
                 journal.close()
             disk.close()
         if peace:
-            fsck(self.state(name), None if crashed else used)
-            held = [
-                file.stat().st_size
-                for folder in ("scratch", "staged")
-                for file in (self.state(name) / folder).iterdir()
-            ]
-            assert precious == sum(held), "the budget of bytes that are not in B2"
+            report = fsck(self.state(name), None if others else self.bucket.objects())
+            sizes = {
+                folder: [file.stat().st_size for file in (self.state(name) / folder).rglob("*") if file.is_file()]
+                for folder in ("scratch", "staged", "cache")
+            }
+            assert precious == sum(sizes["scratch"] + sizes["staged"]), "the budget of bytes that are not in B2"
+            notes = {each.rule for each in report.findings} - REMOTE_NOTES
+            if crashed:
+                assert notes <= {"blob-unknown", "blob-gone"}
+            else:
+                assert notes == set(), report.findings
+                assert used == sum(sizes["cache"]), "what the engine believes to be cached"
 
     def forget(self, name: str) -> None:
         shutil.rmtree(self.state(name))
@@ -365,40 +373,3 @@ class World:
             assert other.dirty() == set(), "looking changes nothing"
         self.forget("another")
         return tree
-
-
-def fsck(state: Path, used: int | None = None) -> None:
-    """What holds in every state directory that no engine has open.
-
-    Every inode but the root has a name and every name an inode; a file has one; a directory has two links and
-    one for each directory in it. Scratch and staged files are those that rows name. The blobs' rows name all
-    files of the cache, with their sizes; `used` is what the engine thought that they take (None: not looked at).
-    """
-    db = sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True)
-    try:
-        inodes = {row[0]: row for row in db.execute("SELECT ino, mode, nlink, size, staged, scratch FROM inode")}
-        dentries = list(db.execute("SELECT parent, name, ino FROM dentry"))
-        blobs = dict(db.execute("SELECT name, size FROM blob"))
-    finally:
-        db.close()
-    assert {ino for _, _, ino in dentries} | {1} == set(inodes), "names and inodes belong together"
-    for ino, mode, nlink, *_ in inodes.values():
-        if stat.S_ISDIR(mode):
-            subdirectories = sum(stat.S_ISDIR(inodes[child][1]) for parent, _, child in dentries if parent == ino)
-            assert nlink == 2 + subdirectories, f"links of directory {ino}"
-        else:
-            assert nlink == sum(child == ino for _, _, child in dentries) == 1, f"links of file {ino}"
-    for parent, _, _ in dentries:
-        assert stat.S_ISDIR(inodes[parent][1]), "only a directory has names"
-    assert {int(name) for name in os.listdir(state / "scratch")} == {
-        scratch for *_, scratch in inodes.values() if scratch
-    }
-    assert {int(name) for name in os.listdir(state / "staged")} == {row[4] for row in inodes.values() if row[4]}
-    for _, _, _, size, staged, scratch in inodes.values():
-        if staged and not scratch:
-            assert (state / "staged" / str(staged)).stat().st_size == size
-    assert os.listdir(state / "part") == []
-    cached = {file.name: file.stat().st_size for file in (state / "cache").glob("*/*")}
-    if used is not None:
-        assert cached == blobs, "the cache's rows and files"
-        assert used == sum(cached.values()), "what the engine believes to be cached"

@@ -3,6 +3,7 @@
 Rules
   The daemon is `b2fs mount` with its settings in the environment, nothing else.
   Every daemon is ended by its pid, every mount is taken away, however the test ends.
+  When a daemon has ended, its state directory is checked as `b2fs fsck` does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 
 from b2fs.ops import mounts
 from tests.devbucket_fixture import DevBucket
+from tests.fsck import fsck
 
 START_S = 30.0
 STOP_S = 60.0
@@ -45,6 +47,8 @@ class Mount:
         self.program = B2FS
         """What is started; a test may put another main program in its place."""
         self.process: subprocess.Popen[str] | None = None
+        self.damaged = False
+        """The test breaks the state directory on purpose: then it is not checked."""
 
     def environment(self) -> dict[str, str]:
         settings = {f"B2FS_{name.upper()}": value for name, value in self.settings.items()}
@@ -101,6 +105,7 @@ class Mount:
         code = self.process.wait(STOP_S)
         assert code == expect, (code, self.log_text())
         assert not self.mounted()
+        self.check(notes=False)
 
     def kill(self) -> None:
         """SIGKILL, and take the dead mount away."""
@@ -108,6 +113,14 @@ class Mount:
         self.process.kill()
         self.process.wait(STOP_S)
         self.detach()
+        self.check()
+
+    def check(self, notes: bool = True) -> None:
+        """What `b2fs fsck` says of the state directory of a daemon that has ended; notes are what a crash leaves."""
+        if self.damaged or not (self.state / "journal.db").exists():
+            return
+        report = fsck(self.state)
+        assert notes or report.notes == [], report.notes
 
     def detach(self) -> None:
         for mount in mounts.all_mounts():
@@ -153,7 +166,10 @@ class Mount:
                 if stream is not None:
                     stream.close()
         self.detach()
-        shutil.rmtree(self.base, ignore_errors=True)
+        try:
+            self.check()
+        finally:
+            shutil.rmtree(self.base, ignore_errors=True)
 
 
 @contextmanager

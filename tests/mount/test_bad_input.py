@@ -293,6 +293,7 @@ def test_second_daemon_on_one_state(new_host: NewHost, devbucket: DevBucket) -> 
 def test_unusable_state_directory(new_host: NewHost) -> None:
     """A state directory that is a file, or whose journal is no journal, is refused with code 6 and left as it is."""
     host = new_host(**QUIET)
+    host.damaged = True
     host.state.write_bytes(b"a file")
     refused(host, Exit.STATE, str(host.state))
     host.state.unlink()

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from b2fs.ops import mounts
+from tests.devbucket_fixture import _shared_devbucket, devbucket, fresh_devbucket
+
+__all__ = ["_shared_devbucket", "devbucket", "fresh_devbucket"]
 
 B2fs = Callable[..., "subprocess.CompletedProcess[str]"]
 Stub = Callable[..., "subprocess.Popen[str]"]
