@@ -21,9 +21,11 @@ import trio
 from b2fs.adapters.b2.process import TransferProcess
 from b2fs.adapters.disk import Disk
 from b2fs.adapters.journal import Journal
+from b2fs.adapters.journal_check import read_all
 from b2fs.config import Config
 from b2fs.core.bucket import Bucket
 from b2fs.core.change import Change
+from b2fs.core.invariants import Names, places
 from b2fs.engine import retry
 from b2fs.engine.engine import Engine, open_state, own, running
 from b2fs.errors import BucketError, Unavailable
@@ -85,7 +87,7 @@ class Rescue:
             trio.open_nursery() as nursery,
         ):
             await nursery.start(self._watch_signals)
-            _take_up_lost(engine)
+            nowhere = _take_up_lost(engine)
             timeout_s = self._config.drain_timeout or float("inf")
             with self._end, trio.move_on_after(timeout_s):
                 if engine.volume.schedule.entries and await self._connect(engine, bucket, timeout_s):
@@ -94,6 +96,7 @@ class Rescue:
             left = await engine.drain("", 0.0)
             if not engine.online:
                 left = [{**entry, "why": _NO_ANSWER} for entry in left]
+            left += nowhere
             outcome = Outcome(
                 self._config.bucket, engine.uploader.counters.uploads, len(left), manifest.write(self._config, left)
             )
@@ -123,11 +126,19 @@ class Rescue:
                 self._end.cancel()
 
 
-def _take_up_lost(engine: Engine) -> None:
-    """Content that no intent names (fsck: content-without-intent) is uploaded too."""
+def _take_up_lost(engine: Engine) -> list[dict[str, Any]]:
+    """Content of a damaged journal that nothing would upload is taken up; what no path leads to is returned, as `left`."""
     volume = engine.volume
-    for inode in volume.journal.dirty_inodes():
-        key = volume.journal.path_of(inode.ino)
-        if key and not volume.schedule.covers(key):
-            log.warning("%r has content that nothing would have uploaded; taking it up", key)
-            volume.commit(Change(dirty=[key]))
+    rows = read_all(volume.journal.path)
+    tree, nowhere = Names(rows), []
+    for ino, inode in rows.inodes.items():
+        if not any(places(inode)):
+            continue
+        path = tree.paths.get(ino)
+        if path is None:
+            why = "no path leads to it any more; its content is in the state directory, run `b2fs fsck`"
+            nowhere.append({"path": tree.where(ino), "size": inode.size, "sha1": inode.sha1, "why": why})
+        elif not volume.schedule.covers(path):
+            log.warning("%r has content that nothing would have uploaded; taking it up", path)
+            volume.commit(Change(dirty=[path]))
+    return nowhere

@@ -57,7 +57,10 @@ RULES: dict[str, tuple[Severity, str]] = {
     "damaged-seen": (Severity.NOTE, "nothing: the file was looked at and deleted"),
     "quarantined": (Severity.NOTE, "look at it, then delete it"),
     # the journal
-    "journal": (Severity.PROBLEM, _KEEP),
+    "journal": (
+        Severity.PROBLEM,
+        "keep a copy of the directory: scratch/ and staged/ hold the bytes that are not in B2",
+    ),
     "identity": (Severity.PROBLEM, _KEEP),
     "counter": (Severity.PROBLEM, _KEEP),
     "damaged": (Severity.PROBLEM, "compare it with B2's version, put back what is missing, then delete the file in quarantine/"),

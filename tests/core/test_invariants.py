@@ -296,6 +296,9 @@ def test_sums() -> None:
         ("staged-sum", "sealed"),
         ("blob-sum", "cache: id10"),
     ]
+    state.files.blobs["id10"] = 4
+    assert [each.name for each in sums(state.rows, state.files)] == ["40"], "a blob of the wrong size is not hashed too"
+    state.files.blobs["id10"] = 5
     assert [wrong_sum(each, each.sha1) for each in sums(state.rows, state.files)] == [None, None]
 
 
@@ -352,6 +355,25 @@ def test_marker_of_s3_tools() -> None:
     state = State()
     row = state.rows.objects.pop("empty/.bzEmpty")
     state.rows.objects["empty/"] = replace(row, key="empty/")
+    assert check(state.rows, state.files) == []
+    state.rows.objects["empty/.bzEmpty"] = replace(row, attributes="those of another time")
+    assert check(state.rows, state.files) == [], "one of the two is enough"
+
+
+def test_lost_directories() -> None:
+    """Of directories that B2 has nothing of, only the topmost is told."""
+    state = State()
+    state.rows.objects.pop("empty/.bzEmpty")
+    state.add(4, b"below", directory(20))
+    state.set(4, nlink=3)
+    assert {(each.rule, each.where) for each in check(state.rows, state.files)} == {("lost-intent", "empty/.bzEmpty")}
+
+
+def test_ignored_object() -> None:
+    """An object that is noted as not shown needs no path."""
+    state = State()
+    state.rows.objects["d"] = ObjectRow("d", "id9", 1, "", 1, "", 1)
+    state.rows.ignored["d"] = "a directory has the same name"
     assert check(state.rows, state.files) == []
 
 

@@ -138,6 +138,20 @@ def test_content_that_nobody_would_upload(b2fs: B2fs, orphan: Path, devbucket: D
 
 
 @pytest.mark.slow
+def test_content_that_no_path_leads_to(b2fs: B2fs, orphan: Path, devbucket: DevBucket) -> None:
+    """What a damaged journal has no name for is not passed over in silence: 8, and the manifest has it."""
+    db = sqlite3.connect(orphan / "journal.db", isolation_level=None)
+    db.execute("DELETE FROM dentry WHERE name = CAST('a.txt' AS BLOB)")
+    db.execute("UPDATE dentry SET parent = ino WHERE name = CAST('dir' AS BLOB)")
+    db.close()
+    done = b2fs("rescue", str(orphan), environ=states.environ(devbucket))
+    assert done.returncode == Exit.NOT_DRAINED
+    assert sorted(entry["size"] for entry in not_in_b2(orphan).values()) == sorted(map(len, states.FILES.values()))
+    assert all("no path" in entry["why"] for entry in not_in_b2(orphan).values())
+    assert stored(devbucket) == {"site/link": b"a.txt"}
+
+
+@pytest.mark.slow
 def test_what_b2_refuses_is_named(b2fs: B2fs, orphan: Path, devbucket: DevBucket) -> None:
     """A reached cap ends it long before its deadline, with 8 and the reason."""
     devbucket.admin.caps("storage")
