@@ -4,6 +4,9 @@ Life: state directory opened and locked as it is → the bucket that the journal
 uploaded by the engine itself, as a stop of the daemon does → exit code and, if something is left, a manifest.
 SIGTERM and Ctrl-C end it in order: what is not uploaded stays, and a later rescue or mount goes on with it.
 
+On another machine nobody can tell a killed daemon from a power loss. Unless told that there was one, this takes what it
+finds as it is: it was acknowledged, and B2 keeps the version below. Staged content is checked against its SHA-1 anyway.
+
 Needs no mountpoint, no /dev/fuse and no root; only the key comes from the settings.
 """
 
@@ -34,6 +37,8 @@ from b2fs.ops import logs, manifest, setup
 log = logging.getLogger(__name__)
 
 _NO_ANSWER = "B2 did not answer"
+_ANOTHER_BOOT = "before the power loss"
+"""Names no boot, so that the last run counts as one that lost power."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -45,11 +50,12 @@ class Outcome(msgspec.Struct, frozen=True):
     manifest: str
 
 
-def run(config: Config, progress: Callable[[dict[str, Any]], None]) -> Outcome:
+def run(config: Config, progress: Callable[[dict[str, Any]], None], *, power_lost: bool = False) -> Outcome:
     """Upload what ``config.state_dir`` holds; `progress` is told of ``{files, bytes}`` that are left.
 
     StateError: in use, no state directory, or none that a mount ever used. AccessDenied, NoBucket: B2 refuses;
-    nothing is changed then. `config` brings the key and the deadline, the journal says which bucket.
+    nothing is uploaded then. `config` brings the key and the deadline, the journal says which bucket. `power_lost`: what
+    no fsync put on the disk is not to be trusted; it is set aside instead.
     """
     logs.set_up(config.log_level, config.log_format)
     os.umask(0o077)
@@ -62,7 +68,7 @@ def run(config: Config, progress: Callable[[dict[str, Any]], None]) -> Outcome:
         disk.close()
         raise
     try:
-        return trio.run(Rescue(config, progress).run, disk, journal, strict_exception_groups=True)
+        return trio.run(Rescue(config, progress, power_lost).run, disk, journal, strict_exception_groups=True)
     except BaseExceptionGroup as group:
         setup.raise_named(group)
         raise
@@ -74,16 +80,20 @@ def _of_journal(config: Config, journal: Journal) -> Config:
 
 
 class Rescue:
-    def __init__(self, config: Config, progress: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, config: Config, progress: Callable[[dict[str, Any]], None], power_lost: bool) -> None:
         self._config = config
+        self._power_lost = power_lost
         self._progress = progress
         self._end = trio.CancelScope()
         """Around all that waits for B2."""
 
     async def run(self, disk: Disk, journal: Journal) -> Outcome:
+        last_boot = journal.meta("boot")
+        boot = _ANOTHER_BOOT if self._power_lost and last_boot else last_boot or None
+        damaged = len(journal.damaged())
         async with (
             TransferProcess.open(setup.bucket_settings(self._config)) as bucket,
-            running(disk, journal, bucket, setup.engine_settings(self._config)) as engine,
+            running(disk, journal, bucket, setup.engine_settings(self._config), boot=boot) as engine,
             trio.open_nursery() as nursery,
         ):
             await nursery.start(self._watch_signals)
@@ -97,6 +107,7 @@ class Rescue:
             if not engine.online:
                 left = [{**entry, "why": _NO_ANSWER} for entry in left]
             left += nowhere
+            left += [_entry(each.key, 0, "", each.why) for each in journal.damaged()[damaged:]]
             outcome = Outcome(
                 self._config.bucket, engine.uploader.counters.uploads, len(left), manifest.write(self._config, left)
             )
@@ -137,8 +148,13 @@ def _take_up_lost(engine: Engine) -> list[dict[str, Any]]:
         path = tree.paths.get(ino)
         if path is None:
             why = "no path leads to it any more; its content is in the state directory, run `b2fs fsck`"
-            nowhere.append({"path": tree.where(ino), "size": inode.size, "sha1": inode.sha1, "why": why})
+            nowhere.append(_entry(tree.where(ino), inode.size, inode.sha1, why))
         elif not volume.schedule.covers(path):
             log.warning("%r has content that nothing would have uploaded; taking it up", path)
             volume.commit(Change(dirty=[path]))
     return nowhere
+
+
+def _entry(path: str, size: int, sha1: str, why: str) -> dict[str, Any]:
+    """As `Uploader.left` has them."""
+    return {"path": path, "size": size, "sha1": sha1, "why": why}

@@ -14,8 +14,11 @@ from b2fs.errors import Exit, NotDrained
 
 @click.command()
 @click.argument("state_dir", metavar="STATE_DIR")
+@click.option(
+    "--power-lost", is_flag=True, help="The machine lost power: content that no fsync put on its disk is set aside."
+)
 @options.some("key_id", "key_file", "drain_timeout", "uploads", "log_level", "log_format")
-def command(state_dir: str, **flags: Any) -> int:
+def command(state_dir: str, power_lost: bool, **flags: Any) -> int:
     """Upload what the state directory of a mount that is gone still holds; from any machine, without mounting.
 
     Which bucket it is stands in the state directory; only the key comes from the settings. Ends with 0 when
@@ -26,7 +29,7 @@ def command(state_dir: str, **flags: Any) -> int:
     from b2fs import rescue
 
     with render.uploading("rescue") as progress:
-        outcome = rescue.run(config, progress)
+        outcome = rescue.run(config, progress, power_lost=power_lost)
     if outcome.left:
         count = render.count(outcome.left, "change")
         raise NotDrained(

@@ -63,7 +63,10 @@ RULES: dict[str, tuple[Severity, str]] = {
     ),
     "identity": (Severity.PROBLEM, _KEEP),
     "counter": (Severity.PROBLEM, _KEEP),
-    "damaged": (Severity.PROBLEM, "compare it with B2's version, put back what is missing, then delete the file in quarantine/"),
+    "damaged": (
+        Severity.PROBLEM,
+        "compare it with B2's version, put back what is missing, then delete the file in quarantine/",
+    ),
     # the namespace
     "no-root": (Severity.PROBLEM, _KEEP),
     "name-without-inode": (Severity.PROBLEM, _KEEP),

@@ -275,7 +275,10 @@ def test_moved_content_is_checked() -> None:
     """Sealed content under its old name has to have the size and the SHA-1 all the same."""
     state = State()
     state.files.scratch[40] = state.files.staged.pop(40)
-    assert [(each.folder, each.name) for each in sums(state.rows, state.files)] == [("scratch", "40"), ("cache", "id10")]
+    assert [(each.folder, each.name) for each in sums(state.rows, state.files)] == [
+        ("scratch", "40"),
+        ("cache", "id10"),
+    ]
     state.files.scratch[40] -= 1
     assert state.found() == {("content-moved", "sealed"), ("staged-size", "sealed")}
 

@@ -222,7 +222,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "the owner is lost": (lambda s: sql(s, "DELETE FROM meta WHERE name = 'bucket_id'"), {"identity"}),
     "the counter is lost": (lambda s: sql(s, "DELETE FROM meta WHERE name = 'counter'"), {"counter"}),
     "the journal's table is damaged": (
-        lambda s: sql(s, 
+        lambda s: sql(s,
                       "INSERT INTO damaged VALUES ('a.txt', '', 'it is gone', 1)"), {"damaged"}),
     "an index does not fit its table": (
         lambda s: sql(s, "PRAGMA writable_schema = ON", "UPDATE sqlite_schema SET rootpage = "

@@ -137,6 +137,37 @@ def test_content_that_nobody_would_upload(b2fs: B2fs, orphan: Path, devbucket: D
     assert stored(devbucket) == EVERYTHING
 
 
+def from_another_machine(state: Path) -> None:
+    """The last run was in another boot, and did not end in order."""
+    db = sqlite3.connect(state / "journal.db", isolation_level=None)
+    assert db.execute("UPDATE meta SET value = 'elsewhere' WHERE name = 'boot' AND value <> ''").rowcount == 1
+    db.close()
+
+
+@pytest.mark.slow
+def test_from_another_machine(b2fs: B2fs, orphan: Path, devbucket: DevBucket) -> None:
+    """What a killed daemon held is uploaded on another machine too, though it had not been fsynced."""
+    from_another_machine(orphan)
+    assert b2fs("rescue", str(orphan), environ=states.environ(devbucket)).returncode == Exit.OK
+    assert stored(devbucket) == EVERYTHING
+    assert list((orphan / "quarantine").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_after_a_power_loss(b2fs: B2fs, orphan: Path, devbucket: DevBucket) -> None:
+    """With --power-lost nothing is uploaded that no fsync covered: it is set aside, and named with 8 and the manifest."""
+    from_another_machine(orphan)
+    done = b2fs("rescue", str(orphan), "--power-lost", environ=states.environ(devbucket))
+    assert done.returncode == Exit.NOT_DRAINED, done.stderr
+    assert stored(devbucket) == {"site/link": b"a.txt"}, "a link is in the journal"
+    assert set(not_in_b2(orphan)) == set(states.FILES)
+    kept = [path.read_bytes() for path in (orphan / "quarantine").iterdir()]
+    assert sorted(kept) == sorted(states.FILES.values())
+    checked = b2fs("fsck", str(orphan))
+    assert (checked.returncode, checked.stdout.count("[damaged]")) == (Exit.DAMAGED, 3)
+    assert "\n3 problems, 0 notes;" in checked.stdout
+
+
 @pytest.mark.slow
 def test_content_that_no_path_leads_to(b2fs: B2fs, orphan: Path, devbucket: DevBucket) -> None:
     """What a damaged journal has no name for is not passed over in silence: 8, and the manifest has it."""
