@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.conftest import _no_bug_in_the_log, order
 from tests.power.support import Layer
+
+__all__ = ["_no_bug_in_the_log", "order"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -15,12 +15,19 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
+
+import trio
 
 from b2fs.ops import mounts
+from tests.engine.seams import Dead, InlineSeam, Killed
+from tests.engine.world import Mount, World
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _START_S = 30.0
 _STOP_S = 60.0
@@ -72,6 +79,19 @@ class Layer:
             self.disarm()
             shutil.rmtree(place)
             sync(self.disk)
+
+    @contextmanager
+    def revived(self, image: Path) -> Iterator[Path]:
+        """A directory on the disk that holds what an image holds, all of it on stable storage; the image is gone."""
+        with self.directory() as place:
+            try:
+                shutil.copytree(image, place, dirs_exist_ok=True)
+            finally:
+                shutil.rmtree(image)
+            for folder, _, files in os.walk(place):
+                for name in (*files, "."):
+                    sync(Path(folder, name))
+            yield place
 
     # ------------------------------------------------------------ commands
 
@@ -127,3 +147,85 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# ---------------------------------------------------------------- engines on it
+
+
+class PowerPoint:
+    """The moment at which the power goes, for an engine in this process whose state directory is on the layer."""
+
+    def __init__(self, layer: Layer, disk: Path) -> None:
+        self._layer = layer
+        self._disk = disk
+        self.image = layer.new_image()
+        self.gone = False
+        """No call of the engine goes on any more."""
+
+    def arm(self, at: int, seed: int | None) -> None:
+        """Cut before the `at`-th change of the disk from now."""
+        self.image = self._layer.arm(self._disk, at, seed)
+
+    def now(self, seed: int | None) -> None:
+        """Cut now, if it has not come to it yet."""
+        self._layer.disarm()
+        if not self.image.exists():
+            self.image = self._layer.image(self._disk, seed)
+
+    def hit(self) -> None:
+        """Passed before and after whatever the engine does: nobody hears of what happened after the cut."""
+        if self.gone:
+            raise Dead
+        if self.image.exists():
+            self.gone = True
+            raise Killed
+
+
+class PowerSeam(InlineSeam):
+    """Passes the point before and after every call."""
+
+    def __init__(self, point: PowerPoint) -> None:
+        super().__init__()
+        self._point = point
+
+    def inline(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        self._point.hit()
+        result = super().inline(call, *args)
+        self._point.hit()
+        return result
+
+    async def thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        await trio.lowlevel.checkpoint()
+        self._point.hit()
+        result = call(*args)
+        self._point.hit()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return result
+
+
+async def until_the_cut(world: World, point: PowerPoint, main: Callable[[], Awaitable[None]], seed: int | None) -> bool:
+    """Run until the power goes, or to the end and cut then; whether it came before the end."""
+    world.bucket.tap = point.hit
+    try:
+        await main()
+    except BaseException as error:
+        if not point.gone or not _is_the_cut(error):
+            raise
+    world.bucket.tap = None
+    world.bucket.mend()
+    came = point.image.exists()
+    point.now(seed)
+    return came
+
+
+def _is_the_cut(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(_is_the_cut, error.exceptions))
+    return isinstance(error, Killed | Dead | trio.Cancelled)
+
+
+@asynccontextmanager
+async def restart(world: World, **settings: Any) -> AsyncIterator[Mount]:
+    """The next start, in another boot, where `world.root` is what the power left; B2 has not been listed yet."""
+    async with world.mount(listing=False, crashed=True, boot="another", **settings) as m:
+        yield m
