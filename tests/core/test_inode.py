@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from b2fs.core import names
 from b2fs.core.bucket import Version
-from b2fs.core.inode import Defaults, Inode, attributes, from_version, operation_of, to_info
+from b2fs.core.inode import Defaults, Inode, attributes, from_version, operation_of, restored, to_info
 
 DEFAULTS = Defaults(uid=1000, gid=1000)
 TYPES = [stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR]
@@ -111,3 +111,10 @@ def test_long_target_is_in_the_body_alone(target: str) -> None:
     names.check_key("", "links/" + "x" * 200, info)
     version = Version("x", "id", link.size, "sha", 1, info=info)
     assert from_version(version, 7, DEFAULTS).target in ("", target)
+
+
+@given(inode=inodes().filter(lambda inode: stat.S_ISREG(inode.mode)))
+def test_a_file_restored_to_its_version_is_as_the_bucket_has_it(inode: Inode) -> None:
+    """After local content was set aside the row is that of the version, its mtime too, so nothing is uploaded for it."""
+    changed = replace(inode, size=9, sha1="other", mtime_ns=7, scratch=4, staged=3, synced=4)
+    assert restored(changed, inode.size, inode.sha1, attributes(inode)) == inode
