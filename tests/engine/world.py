@@ -308,12 +308,14 @@ class World:
         check: bool = True,
         crashed: bool = False,
         others: bool = False,
+        boot: str | None = None,
         **settings: Any,
     ) -> AsyncIterator[Mount]:
         """A mount with the state directory `name`. `upload`: write-back runs; `listing`: the bucket is listed once
         before the first use; `serve`: as in production instead, all background work; `crashed`: the last run of this
         directory was killed, so the cache's rows and files may differ until they are swept; `others`: somebody removes
-        objects behind its back, so the bucket is not compared with it at the end.
+        objects behind its back, so the bucket is not compared with it at the end; `boot`: what the kernel would
+        call this boot of the machine (None: it is asked).
         """
         disk = _Disk(str(self.state(name)))
         journal = None
@@ -323,7 +325,7 @@ class World:
             if not journal.meta("mount_id"):  # as the daemon does on a first start
                 own(journal, await self.bucket.connect())
             chosen = Settings(**{"defaults": Defaults(1000, 1000), "refresh_s": 0.0, **settings})
-            async with running(disk, journal, self.bucket, chosen, seam or InlineSeam()) as engine:
+            async with running(disk, journal, self.bucket, chosen, seam or InlineSeam(), boot) as engine:
                 engine.volume.now_ns = lambda: self.now_ns
                 async with trio.open_nursery() as nursery:
                     watch = _NoBusyLoop(nursery.cancel_scope)
