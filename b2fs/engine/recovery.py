@@ -49,8 +49,12 @@ class Recovery:
             kept["staged"].add(found.staged)
             if found.staged and lost_power:
                 self._suspects.append(found.ino)
+        unnamed = {folder: set(disk.numbers(folder)) - kept[folder] for folder in kept}
+        if any(unnamed.values()):  # the last run may have been killed before its journal was on the disk
+            disk.sync_names()
+            volume.journal.sync()
         for folder, drop in (("scratch", disk.drop_scratch), ("staged", disk.drop_staged)):
-            for number in set(disk.numbers(folder)) - kept[folder]:
+            for number in unnamed[folder]:
                 drop(number)  # never acknowledged, or in B2
         for number in disk.numbers("part"):
             disk.drop_part(number)
