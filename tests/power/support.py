@@ -7,6 +7,7 @@ Rules
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import selectors
@@ -139,6 +140,10 @@ class Layer:
         """Only these (operations by space, pattern of paths from the mountpoint, errno) fail from now on."""
         self._ask("fail", faults=faults)
 
+    def kill(self) -> None:
+        """From now on nothing changes: a program that ends in order ends as by SIGKILL, to the disk. Until `fail`."""
+        self.fail(("create link rename unlink write truncate attributes sync", "*", errno.EIO))
+
 
 def sync(path: Path) -> None:
     """fsync a file or a directory by its path."""
@@ -161,6 +166,8 @@ class PowerPoint:
         self.image = layer.new_image()
         self.gone = False
         """No call of the engine goes on any more."""
+        self.killed = False
+        """Because it was killed; the power is there still."""
 
     def arm(self, at: int, seed: int | None) -> None:
         """Cut before the `at`-th change of the disk from now."""
@@ -171,6 +178,17 @@ class PowerPoint:
         self._layer.disarm()
         if not self.image.exists():
             self.image = self._layer.image(self._disk, seed)
+
+    def kill(self) -> None:
+        """SIGKILL: the disk sees nothing of how the engine ends."""
+        self._layer.kill()
+        self.gone = self.killed = True
+        raise Killed
+
+    def revive(self) -> None:
+        """After a kill, before the next start."""
+        self._layer.fail()
+        self.gone = self.killed = False
 
     def hit(self) -> None:
         """Passed before and after whatever the engine does: nobody hears of what happened after the cut."""
@@ -209,7 +227,7 @@ async def until_the_cut(world: World, point: PowerPoint, main: Callable[[], Awai
     try:
         await main()
     except BaseException as error:
-        if not point.gone or not _is_the_cut(error):
+        if not point.gone or not is_the_cut(error):
             raise
     world.bucket.tap = None
     world.bucket.mend()
@@ -218,9 +236,9 @@ async def until_the_cut(world: World, point: PowerPoint, main: Callable[[], Awai
     return came
 
 
-def _is_the_cut(error: BaseException) -> bool:
+def is_the_cut(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
-        return all(map(_is_the_cut, error.exceptions))
+        return all(map(is_the_cut, error.exceptions))
     return isinstance(error, Killed | Dead | trio.Cancelled)
 
 

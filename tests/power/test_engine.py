@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from b2fs.core.inode import ROOT
-from tests.engine.seams import HookSeam, InlineSeam
+from tests.engine.seams import HookSeam, InlineSeam, Killed
 from tests.engine.test_history import check_bucket
 from tests.engine.world import Mount, World
 from tests.power.support import Layer, PowerPoint, PowerSeam, restart, sync, until_the_cut
@@ -135,7 +136,7 @@ async def test_the_first_fsync_of_a_new_state_directory(layer: Layer, disk: Path
 
 
 async def test_close_without_fsync(cut: Cut, autojump_clock: MockClock) -> None:
-    """A new file that was only closed is whole or absent, an overwritten one whole, old or new; what went is reported."""
+    """A new file that was only closed is whole or absent, an overwritten one whole, old or new."""
     async with cut.world.mount() as m:
         await m.write("old", OLD)
         await m.drained()
@@ -146,8 +147,25 @@ async def test_close_without_fsync(cut: Cut, autojump_clock: MockClock) -> None:
         async def check(after: Mount) -> None:
             assert await content(after, "old") in (OLD, NEW)
             assert await content(after, "new") in (NEW, None)
-            row = after.volume.journal.path_inode("old")
-            problems = {problem["key"] for problem in after.engine.status()["problems"]}
+
+        await cut.everywhere(check)
+
+
+async def test_what_went_is_reported(cut: Cut, autojump_clock: MockClock) -> None:
+    """Content that the disk had not been asked to keep, of files whose names it had: named in status, kept where any is left."""
+    async with cut.world.mount() as m:
+        await m.write("old", OLD)
+        await m.drained()
+    async with cut.world.mount(upload=False) as m:
+        await m.write("old", NEW)
+        await m.write("new", NEW)
+        await write_synced(m, "other", NEW)
+
+        async def check(after: Mount) -> None:
+            lost = {path for path in ("old", "new") if await content(after, path) != NEW}
+            problems = after.engine.status()["problems"]
+            assert {problem["key"] for problem in problems} == lost
+            assert await content(after, "other") == NEW
 
         await cut.everywhere(check)
 
@@ -303,6 +321,50 @@ async def test_a_sealed_file_needs_no_fsync(cut: Cut, autojump_clock: MockClock)
         cut.world.bucket.gate.open()
 
 
+@pytest.mark.parametrize("acknowledge", ["file", "directory", ""])
+async def test_a_file_that_is_written_while_it_is_sealed(cut: Cut, acknowledge: str, autojump_clock: MockClock) -> None:
+    """A program writes all the time, so the file is frozen first and hashed then. Between the two: what an fsync had
+    acknowledged before, or whole new content; and what fsync (of the file or its directory) acknowledges now.
+    """
+    seam = HookSeam()
+    async with cut.world.mount(seam=seam) as m:
+        if not acknowledge:
+            await write_synced(m, "a", OLD)
+            await m.drained()
+            await write_synced(m, "a", OLD)
+            handle = await m.open("a", os.O_RDWR | os.O_TRUNC)
+        else:
+            handle = await m.create("a")
+        states = [b""]
+        is_frozen, go_on = trio.Event(), trio.Event()
+
+        async def write() -> None:
+            await m.files.write(handle, len(states[-1]), NEW)
+            states.append(states[-1] + NEW)
+            if len(states) < 4:
+                seam.after["secure"] = write
+            else:
+                seam.before["secure"] = frozen
+
+        async def frozen() -> None:
+            is_frozen.set()
+            await go_on.wait()
+
+        await write()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(m.drained)
+            await is_frozen.wait()
+            assert not (await m.node("a")).inode.scratch
+            await trio.sleep(2.0)  # for the reaper
+            if acknowledge == "file":
+                await m.files.sync(handle)
+            elif acknowledge == "directory":
+                await sync_directory(m)
+            await cut.everywhere(is_one_of("a", *(states[-1:] if acknowledge else [OLD, *states[1:]])))
+            go_on.set()
+        await m.close(handle)
+
+
 async def test_a_confirmed_upload(cut: Cut, autojump_clock: MockClock) -> None:
     """Right after B2 confirmed an fsynced file: it is there, and is not uploaded a second time."""
     async with cut.world.mount() as m:
@@ -320,15 +382,23 @@ async def test_a_confirmed_upload(cut: Cut, autojump_clock: MockClock) -> None:
         await cut.everywhere(check)
 
 
-async def test_a_confirmed_upload_whose_cache_is_lost(cut: Cut, autojump_clock: MockClock) -> None:
-    """The cache owes nobody durability: what is left of its files is never shown unless it is whole."""
+@pytest.mark.parametrize("size", [len(OLD), 5 << 20])
+async def test_the_cache_may_be_anything(layer: Layer, cut: Cut, size: int, autojump_clock: MockClock) -> None:
+    """The cache owes nobody durability: a name that the disk has written back, with content that it has not, or only some
+    pages of it, is never shown.
+    """
+    whole = (OLD * (size // len(OLD) + 1))[:size]
     async with cut.world.mount() as m:
-        await write_synced(m, "a", OLD)
+        await m.write("a", whole)
         await m.drained()
+        await m.volume.reaper.reap()
         m.engine.cache._evict(1 << 40)
-        assert await m.read("a") == OLD
+        assert await m.read("a") == whole
         await sync_directory(m)
-        await cut.everywhere(is_one_of("a", OLD))
+        for folder in (cut.world.state() / "cache").iterdir():
+            sync(folder)
+        sync(cut.world.state() / "cache")
+        await cut.everywhere(is_one_of("a", whole))
 
 
 async def test_a_flush_that_was_acknowledged(cut: Cut, autojump_clock: MockClock) -> None:
@@ -443,6 +513,37 @@ async def test_a_torn_journal(layer: Layer, cut: Cut, end: str, autojump_clock: 
 
 
 # ---------------------------------------------------------------- the start itself
+
+
+async def test_the_power_goes_after_a_kill(layer: Layer, cut: Cut, autojump_clock: MockClock) -> None:
+    """SIGKILL, a start, and the power goes before that start has asked the disk for anything: what the killed run had
+    acknowledged is there, though the start found newer things that the disk had not written back.
+    """
+    try:
+        async with cut.world.mount(check=False) as m:
+            cut.world.bucket.gate.close("upload")
+            for path in ("a", "b"):
+                await write_synced(m, path, OLD)
+            await write_synced(m, "b.tmp", NEW)
+            await cut.world.bucket.gate.waiting("upload", 3)
+            await m.write("a", NEW)
+            await m.engine.uploader.seal("a")
+            await m.rename("b.tmp", "b")
+            layer.kill()
+            raise Killed
+    except* Killed:
+        layer.fail()
+        cut.world.bucket.gate.open()
+    seam, seen = HookSeam(), []
+
+    async def here() -> None:
+        for path in ("a", "b"):
+            await cut.everywhere(is_one_of(path, OLD, NEW))
+        seen.append(1)
+
+    seam.before["sync_root"] = here
+    async with cut.world.mount(seam=seam, upload=False, check=False):
+        assert seen
 
 
 async def test_the_power_goes_during_the_first_start(layer: Layer, autojump_clock: MockClock) -> None:

@@ -16,13 +16,14 @@ import trio
 import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from b2fs.core.inode import ROOT
 from tests.engine.model import Model, Step, outcome, run_step
 from tests.engine.test_history import check_bucket
 from tests.engine.world import Mount, World
 from tests.power.ledger import Ledger
-from tests.power.support import Layer, PowerPoint, PowerSeam, restart, until_the_cut
+from tests.power.support import Layer, PowerPoint, PowerSeam, is_the_cut, restart, until_the_cut
 
 PATHS = st.sampled_from(["a", "a", "a", "d/a", "d/a", "d", "e", "e/a"])
 SIZES = st.sampled_from([0, 8, 8, 700, 9000])
@@ -58,6 +59,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("checkpoint")),
     st.tuples(st.just("close_gate"), st.sampled_from(["upload", "hide", "copy"])),
     st.tuples(st.just("mend")),
+    st.tuples(st.just("kill")),
 )
 BEGINNINGS = st.sampled_from(
     [
@@ -76,19 +78,31 @@ LUCK = st.one_of(st.none(), st.integers(0, 1000), st.integers(0, 1000))
 class _Player:
     """Plays a history on a mount, on the model, and into the ledger; stops where the power goes."""
 
-    def __init__(self, world: World, point: PowerPoint) -> None:
+    def __init__(self, world: World, point: PowerPoint, history: list[Step]) -> None:
         self.world = world
         self.point = point
+        self.todo = list(history)
         self.model = Model()
         self.ledger = Ledger()
         self._stamp = 0
         self._held = self._held_ino = 0
         """The handle that is kept open, and its inode."""
 
-    async def play(self, m: Mount, history: list[Step]) -> None:
-        for step in history:
-            await self._step(m, step)
+    async def play(self, m: Mount) -> None:
+        """The rest of the history, up to a kill."""
+        while self.todo:
+            await self._step(m, self.todo.pop(0))
             self.point.hit()
+
+    def back(self, m: Mount) -> None:
+        """The start after a kill: what was held open has the mtime that the disk gave it."""
+        if self._held and (path := self._held_path(m)) is not None:
+            row = m.volume.journal.path_inode(path)
+            assert row is not None
+            self.model = Model(self.model.tree)
+            self.model.tree[path] = replace(self.model.tree[path], mtime_ns=row.mtime_ns)
+            self.ledger.observe(m, self.model)
+        self._held = 0
 
     async def _step(self, m: Mount, step: Step) -> None:
         self.world.now_ns += 1_000_000_007
@@ -103,6 +117,8 @@ class _Player:
             await m.volume.seam.thread(m.volume.journal.checkpoint)
         elif name == "close_gate":
             self.world.bucket.gate.close(step[1])
+        elif name == "kill":
+            self.point.kill()
         elif name == "mend":
             self.world.bucket.gate.open()
         elif name == "flush":
@@ -247,16 +263,28 @@ async def _cut_and_return(
     with layer.directory() as disk:
         world = World(disk)
         point = PowerPoint(layer, disk)
-        player = _Player(world, point)
+        player = _Player(world, point, history)
 
         async def play() -> None:
-            async with world.mount(seam=PowerSeam(point), check=False) as m:
-                player.ledger.observe(m, player.model)
-                await sync_directory(m)
-                point.arm(at, seed)
-                await player.play(m, history)
-                if not stop:
-                    point.now(seed)
+            is_first = True
+            while True:
+                try:
+                    async with world.mount(seam=PowerSeam(point), check=False) as m:
+                        if is_first:
+                            player.ledger.observe(m, player.model)
+                            await sync_directory(m)
+                            point.arm(at, seed)
+                        else:
+                            player.back(m)
+                        is_first = False
+                        await player.play(m)
+                        if not stop:
+                            point.now(seed)
+                    return
+                except BaseException as error:
+                    if not point.killed or not is_the_cut(error):
+                        raise
+                    point.revive()
 
         await until_the_cut(world, point, play, seed)
     if again:
