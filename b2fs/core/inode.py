@@ -73,6 +73,11 @@ class Inode(msgspec.Struct, frozen=True):
     """Directories: all names are known, so a missing name is proven absent."""
 
     @property
+    def unsealed(self) -> int:
+        """The number of the content that has no SHA-1 yet, 0 if there is none."""
+        return self.scratch or (0 if self.sha1 else self.staged)
+
+    @property
     def is_dir(self) -> bool:
         return stat.S_ISDIR(self.mode)
 

@@ -245,7 +245,7 @@ class Content:
         """
         volume, inode = self._volume, node.inode
         volume.check_writable()
-        number = inode.scratch or (0 if inode.sha1 else inode.staged)  # staged content with a SHA-1 is safe already
+        number = inode.unsealed  # what is sealed is safe already
         if number:
             if inode.scratch:
                 self.stamp(node)

@@ -328,7 +328,7 @@ class FileSystem:
         node = self._handles[number].node
         for ino in list((node.children or {}).values()):
             child = self._tree.nodes.get(ino)
-            if child is not None and child.inode.scratch and child.inode.synced != child.inode.scratch:
+            if child is not None and child.inode.unsealed not in (0, child.inode.synced):
                 await self._content.sync(child)
         await self._volume.sync()
         await self._reach_b2(node)
