@@ -312,9 +312,10 @@ class Journal:
         """Files whose content is not in B2."""
         return [_inode(row) for row in self._db.execute(f"SELECT {_INODE} FROM inode WHERE scratch OR staged")]
 
-    def has_scratch(self) -> bool:
-        """Whether some file's content is not sealed."""
-        return self._db.execute("SELECT 1 FROM inode WHERE scratch LIMIT 1").fetchone() is not None
+    def has_unsealed(self) -> bool:
+        """Whether some file's content has no SHA-1 yet: then it need not be on stable storage."""
+        query = "SELECT 1 FROM inode WHERE (scratch OR staged) AND (scratch OR sha1 = '') LIMIT 1"
+        return self._db.execute(query).fetchone() is not None
 
     def object_of(self, file_id: str) -> ObjectRow | None:
         """What the bucket has as the version `file_id`. Reads the whole table: for repairs."""
