@@ -67,8 +67,9 @@ class Inode(msgspec.Struct, frozen=True):
     """Files: the number of the scratch file that holds the content, 0 if none; it shadows the other two, and its own
     stat is size and mtime."""
     synced: int = 0
-    """Files: the scratch file, or the staged one that has no `sha1` yet, that an fsync put on stable storage; else 0.
-    Staged content with a `sha1` always is."""
+    """Files: the newest content that is surely on stable storage, where that is not the staged content with its `sha1`
+    (which always is): the scratch file, or the staged one without `sha1`, that an fsync covered; or what that staged
+    one replaced, kept until it has its SHA-1. 0: there is none."""
     complete: bool = False
     """Directories: all names are known, so a missing name is proven absent."""
 

@@ -168,6 +168,11 @@ def places(inode: Inode) -> tuple[int, int]:
     return inode.scratch, inode.staged
 
 
+def older(inode: Inode) -> int:
+    """The number of the content that its staged one replaced and that is kept until that has its SHA-1; 0: none."""
+    return 0 if inode.synced in places(inode) else inode.synced
+
+
 class Names:
     """The tree that the rows describe, as far as it hangs together."""
 
@@ -233,7 +238,7 @@ def _journal(rows: Rows) -> Iterator[Finding]:
         yield Finding("no-identity", "journal.db", "no mount has reached a bucket with it yet")
     elif missing:
         yield Finding("identity", "journal.db", f"does not say whom it belongs to: {', '.join(missing)} is missing")
-    numbers = [number for inode in rows.inodes.values() for number in (inode.ino, *places(inode))]
+    numbers = [number for inode in rows.inodes.values() for number in (inode.ino, *places(inode), inode.synced)]
     numbers += [intent.generation for intent in rows.intents.values()]
     numbers += [row.generation for row in rows.objects.values()]
     if max(numbers, default=0) >= rows.counter:
@@ -311,8 +316,8 @@ def _content(tree: Names, files: Files) -> Iterator[Finding]:
 
 
 def _left(rows: Rows, files: Files) -> Iterator[Finding]:
-    used = [places(inode) for inode in rows.inodes.values()]
-    scratch, staged = {number for number, _ in used}, {number for _, number in used}
+    scratch = {inode.scratch for inode in rows.inodes.values()}
+    staged = {number for inode in rows.inodes.values() for number in (inode.staged, older(inode))}
     in_scratch = files.scratch.keys() - scratch - (staged - files.staged.keys())
     in_staged = files.staged.keys() - staged - (scratch - files.scratch.keys())
     for number in sorted(in_scratch):

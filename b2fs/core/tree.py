@@ -13,6 +13,7 @@ Invariants
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -135,6 +136,7 @@ class Tree:
         inode = Inode(
             ino=ino, mode=mode, uid=uid, gid=gid, nlink=2 if is_dir else 1, size=len(target.encode()),
             mtime_ns=now_ns, ctime_ns=now_ns, atime_ns=now_ns, rdev=rdev, target=target,
+            sha1=hashlib.sha1(target.encode(), usedforsecurity=False).hexdigest() if target else "",
             scratch=ino if stat.S_ISREG(mode) else 0, complete=is_dir,
         )  # fmt: skip
         key = names.join(self.path(parent), text)

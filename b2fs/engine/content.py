@@ -261,6 +261,7 @@ class Content:
                 now = node.inode
                 if number == now.scratch or (number == now.staged and not now.sha1):
                     volume.commit(Change(inodes=[replace(now, synced=number)]))
+                    self._drop(now.synced, unless=(now.scratch, now.staged))
         await volume.sync()
 
     def release(self, node: Node) -> None:
@@ -275,13 +276,16 @@ class Content:
         """The content of an unlinked file that nobody holds."""
         volume, inode = self._volume, node.inode
         node.inode = replace(inode, scratch=0, staged=0, synced=0)
-        if inode.staged:
-            volume.reaper.drop(inode.staged)
-        if inode.scratch and inode.scratch == inode.synced:
-            volume.reaper.drop(inode.scratch)
-        elif inode.scratch:
+        self._drop(inode.staged)
+        self._drop(inode.synced, unless=(inode.staged,))
+        if inode.scratch not in (0, inode.synced):
             volume.seam.inline(volume.disk.drop_scratch, inode.scratch)
             volume.free(inode.scratch)
+
+    def _drop(self, number: int, unless: tuple[int, ...] = ()) -> None:
+        """Content that no row names any more, if it is not one of `unless`; 0 is none."""
+        if number and number not in unless:
+            self._volume.reaper.drop(number)
 
     # ------------------------------------------------------------ sealing
 
@@ -312,23 +316,29 @@ class Content:
                 return node.inode
             sealed = replace(sealed, sha1=sha1)
             if node.inode.staged == sealed.staged:
-                synced = node.inode.scratch if node.inode.synced == node.inode.scratch else 0
-                volume.commit(Change(inodes=[replace(node.inode, sha1=sha1, synced=synced)]))
+                now = node.inode
+                synced = now.synced if now.synced == now.scratch else 0
+                volume.commit(Change(inodes=[replace(now, sha1=sha1, synced=synced)]))
+                self._drop(now.synced, unless=(now.scratch, now.staged))
         return sealed
 
     def _freeze(self, node: Node, sha1: str) -> Inode:
-        """The step that makes scratch immutable; no suspension in it. With `sha1` it is on stable storage already."""
+        """The step that makes scratch immutable; no suspension in it. With `sha1` it is on stable storage already;
+        without, the newest content that is stays until it is too.
+        """
         volume, inode = self._volume, node.inode
         self.stamp(node)
         number, before = inode.scratch, inode.staged
-        synced = number if not sha1 and inode.synced in (number, before) and inode.synced else 0
+        synced = 0
+        if not sha1:
+            synced = before if before and inode.sha1 and inode.synced != number else inode.synced
         volume.seam.inline(volume.disk.stage, number)
         volume.commit(Change(inodes=[replace(inode, scratch=0, staged=number, sha1=sha1, synced=synced)]))
         os.close(node.fd)
         node.fd = -1
         volume.reaper.unlink_scratch(number)
-        if before:
-            volume.reaper.drop(before)
+        self._drop(before, unless=(synced,))
+        self._drop(inode.synced, unless=(synced, number, before))
         return node.inode
 
     async def sha1(self, path: str, size: int) -> str:

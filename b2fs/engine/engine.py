@@ -324,7 +324,10 @@ async def running(
     async with trio.open_nursery() as nursery:
         volume = Volume(settings, journal, disk, bucket, seam or Seam())
         engine = Engine(volume, nursery)
-        engine.recovery.start(lost_power=journal.meta("boot") not in ("", boot))
+        lost_power = journal.meta("boot") not in ("", boot)
+        engine.recovery.start(lost_power)
+        if lost_power:
+            engine.cache.distrust()
         journal.set_meta("boot", boot)
         await volume.seam.thread(disk.sync_root)
         await volume.sync()

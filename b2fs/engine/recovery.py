@@ -46,7 +46,7 @@ class Recovery:
             if found is None:
                 continue
             kept["scratch"].add(found.scratch)
-            kept["staged"].add(found.staged)
+            kept["staged"] |= {found.staged, found.synced}
             if found.staged and lost_power:
                 self._suspects.append(found.ino)
         unnamed = {folder: set(disk.numbers(folder)) - kept[folder] for folder in kept}
@@ -63,6 +63,9 @@ class Recovery:
         """The inode as it goes on; None if its name was forgotten."""
         volume, disk = self._volume, self._volume.disk
         change, found = Change(), inode
+        older = inode.synced if inode.synced not in (inode.scratch, inode.staged) else 0
+        if older and self._distrust("staged", older, False):
+            older = 0
         if found.scratch:
             why = self._distrust("scratch", found.scratch, lost_power and found.synced != found.scratch)
             if why:
@@ -78,15 +81,14 @@ class Recovery:
             why = self._distrust("staged", found.staged, lost_power and not found.sha1 and found.synced != found.staged)
             if why:
                 self._quarantine(change, found, found.staged, why)
-                found = replace(found, staged=0, sha1="" if found.scratch else found.sha1)
-            else:
-                if not disk.has_content("staged", found.staged):
-                    disk.stage(found.staged)
-                size = os.stat(disk.staged_path(found.staged)).st_size
-                volume.budget.set(found.staged, size)
-                if not found.scratch:
-                    found = replace(found, size=size)
-        if found.synced not in (found.scratch, found.staged):
+                found = replace(found, staged=older, sha1="" if older or found.scratch else found.sha1)
+        for number in {found.staged, older} - {0}:
+            if not disk.has_content("staged", number):
+                disk.stage(number)
+            volume.budget.set(number, os.stat(disk.staged_path(number)).st_size)
+        if found.staged and not found.scratch:
+            found = replace(found, size=os.stat(disk.staged_path(found.staged)).st_size)
+        if found.synced not in (found.scratch, found.staged, older):
             found = replace(found, synced=0)
         settled = self._settle(change, found)
         if change.damaged or found != inode:

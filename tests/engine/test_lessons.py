@@ -122,7 +122,7 @@ async def test_cache_files_deleted_by_somebody(world: World, autojump_clock: obj
 
 async def test_staged_content_that_the_disk_has_spoilt(world: World, autojump_clock: object) -> None:
     """It is never uploaded: set aside, named by the status, kept for a person, and the version in B2 is shown again."""
-    async with world.mount() as m:
+    async with world.mount(known=["damaged-seen"]) as m:
         await m.write("x", b"in B2")
         await m.drained()
         world.bucket.gate.close("upload")
@@ -147,7 +147,7 @@ async def test_staged_content_that_the_disk_has_spoilt(world: World, autojump_cl
 
 async def test_spoilt_staged_content_of_a_file_that_b2_never_had(world: World, autojump_clock: object) -> None:
     """Its name goes, its bytes are kept for a person, and the next file of that name is an ordinary one."""
-    async with world.mount() as m:
+    async with world.mount(known=["damaged"]) as m:
         world.bucket.gate.close("upload")
         await m.write("x", b"spoilt")
         await world.bucket.gate.waiting("upload")
@@ -326,7 +326,7 @@ async def test_content_that_somebody_deleted(world: World, autojump_clock: objec
         await m.write("new", b"new")
     for path in [*(world.state() / "scratch").iterdir(), *(world.state() / "staged").iterdir()]:
         Path(path).unlink()
-    async with world.mount() as m:
+    async with world.mount(known=["damaged"]) as m:
         assert await m.read("known") == b"in B2"
         assert not await m.exists("new")
         assert {problem["key"] for problem in m.engine.status()["problems"]} == {"known", "new"}
