@@ -31,7 +31,7 @@ from b2fs.core.change import Change
 from b2fs.core.invariants import Names, places
 from b2fs.engine import retry
 from b2fs.engine.engine import Engine, open_state, own, running
-from b2fs.errors import BucketError, Unavailable
+from b2fs.errors import BucketError
 from b2fs.ops import logs, manifest, setup
 
 log = logging.getLogger(__name__)
@@ -98,9 +98,9 @@ class Rescue:
         ):
             await nursery.start(self._watch_signals)
             nowhere = _take_up_lost(engine)
-            timeout_s = self._config.drain_timeout or float("inf")
-            with self._end, trio.move_on_after(timeout_s):
-                if engine.volume.schedule.entries and await self._connect(engine, bucket, timeout_s):
+            with self._end, trio.move_on_after(self._config.drain_timeout or float("inf")):
+                if engine.volume.schedule.entries:
+                    await self._connect(engine, bucket)
                     nursery.start_soon(engine.uploader.run)
                     await engine.drain(report=lambda: self._report(engine))
             left = await engine.drain("", 0.0)
@@ -114,17 +114,13 @@ class Rescue:
             nursery.cancel_scope.cancel()
         return outcome
 
-    async def _connect(self, engine: Engine, bucket: Bucket, timeout_s: float) -> bool:
-        """Whether B2 answered before the deadline. StateError, AccessDenied, NoBucket."""
+    async def _connect(self, engine: Engine, bucket: Bucket) -> None:
+        """Return once B2 has answered; cancel it to give up. StateError, AccessDenied, NoBucket."""
         try:
-            own(engine.volume.journal, await retry.until(timeout_s, bucket.connect, "the bucket"))
-        except Unavailable as error:
-            log.error("%s", error)
-            return False
+            own(engine.volume.journal, await retry.until(float("inf"), bucket.connect, "the bucket"))
         except BucketError as error:
             setup.explain(error, self._config)
         engine.online = True
-        return True
 
     async def _report(self, engine: Engine) -> None:
         self._progress(engine.dirty())
