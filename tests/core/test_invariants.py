@@ -281,6 +281,8 @@ def test_moved_content_is_checked() -> None:
     ]
     state.files.scratch[40] -= 1
     assert state.found() == {("content-moved", "sealed"), ("staged-size", "sealed")}
+    (wrong,) = (wrong_sum(each, "") for each in sums(state.rows, state.files) if each.folder == "scratch")
+    assert wrong is not None and wrong.rule == "staged-sum"
 
 
 def test_scratch_shadows_staged() -> None:
