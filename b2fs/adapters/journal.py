@@ -384,6 +384,10 @@ class Journal:
         """Content that was set aside, the oldest first."""
         return [Damage(*row) for row in self._db.execute("SELECT key, file, why, at_ns FROM damaged ORDER BY rowid")]
 
+    def forget_damage(self, damage: Damage) -> None:
+        with self._errors():
+            self._db.execute("DELETE FROM damaged WHERE key = ? AND at_ns = ?", (damage.key, damage.at_ns))
+
     def set_ignored(self, key: str, why: str) -> None:
         with self._errors():
             self._db.execute("INSERT OR REPLACE INTO ignored VALUES (?, ?)", (key, why))

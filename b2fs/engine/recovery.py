@@ -40,6 +40,9 @@ class Recovery:
     def start(self, lost_power: bool) -> None:
         """Make journal and disk agree: called once, before anything else. `lost_power`: see above."""
         volume, disk = self._volume, self._volume.disk
+        for damage in volume.journal.damaged():
+            if not damage.file or not os.path.exists(disk.quarantine_path(damage.file)):
+                volume.journal.forget_damage(damage)  # a person has dealt with it, or has had a whole run to read it
         kept = {folder: set[int]() for folder in ("scratch", "staged")}
         for inode in volume.journal.dirty_inodes():
             found = self._adopt(inode, lost_power)

@@ -332,3 +332,5 @@ async def test_content_that_somebody_deleted(world: World, autojump_clock: objec
         assert {problem["key"] for problem in m.engine.status()["problems"]} == {"known", "new"}
         await m.drained()
     assert world.bucket.files() == {"known": b"in B2"}
+    async with world.mount() as m:
+        assert m.engine.status()["problems"] == [], "there is nothing to keep, and it was reported for a whole run"
