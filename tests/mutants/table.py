@@ -29,7 +29,12 @@ _WRITEBACK = "b2fs/core/writeback.py"
 _RECOVERY = "b2fs/engine/recovery.py"
 _DISK = "b2fs/adapters/disk.py"
 _DAEMON = "b2fs/daemon.py"
+_LISTING = "b2fs/engine/listing.py"
+_RETRY = "b2fs/engine/retry.py"
+_CLIENT = "b2fs/adapters/b2/client.py"
 _LESSONS = "tests/engine/test_lessons.py::"
+_POWER = "tests/power/test_engine.py::"
+_FAULTS = "tests/mount/test_faults.py::test_the_app_sees_nothing_of"
 
 ROWS: tuple[Row, ...] = (
     # ------------------------------------------------------------ a bug is an EIO
@@ -153,9 +158,12 @@ ROWS: tuple[Row, ...] = (
     Row(
         "queue: a lost answer is adopted, not repeated",
         _UPLOAD,
-        "            version = await self._lost_answer(key, generation, live) if entry.doubtful else None",
+        "            version = self._lost_answer(newest, generation, live)",
         "            version = None",
-        ("tests/engine/test_in_flight.py::test_lost_answer_of_an_upload_is_adopted",),
+        (
+            "tests/engine/test_in_flight.py::test_lost_answer_of_an_upload_is_adopted",
+            "tests/mount/test_kill.py::test_version_whose_answer_the_kill_took_is_adopted",
+        ),
     ),
     Row(
         "queue: what B2 refuses blocks nobody",
@@ -231,5 +239,169 @@ ROWS: tuple[Row, ...] = (
         "        if known[name] != value:",
         "        if False:",
         ("tests/mount/test_bad_input.py::test_state_of_another_bucket",),
+    ),
+    # ------------------------------------------------------------ power loss
+    Row(
+        "power: fsync puts the content on stable storage",
+        _CONTENT,
+        "                await volume.seam.thread(disk_module.fsync, own)",
+        "                pass",
+        (_POWER + "test_fsync_is_enough",),
+    ),
+    Row(
+        "power: fsync puts the journal on stable storage",
+        _CONTENT,
+        "                    self._drop(now.synced, unless=(now.scratch, now.staged))\n        await volume.sync()",
+        "                    self._drop(now.synced, unless=(now.scratch, now.staged))",
+        (_POWER + "test_fsync_is_enough",),
+    ),
+    Row(
+        "power: fsync puts the content's name on stable storage",
+        _CONTENT,
+        "                await volume.seam.thread(volume.disk.sync_names)\n                now = node.inode",
+        "                now = node.inode",
+        (_POWER + "test_fsync_is_enough",),
+    ),
+    Row(
+        "power: sealed content is on stable storage before a row names it",
+        _DISK,
+        "                os.fsync(fd)\n            finally:\n                os.close(fd)\n            fsync_directory",
+        "                pass\n            finally:\n                os.close(fd)\n            fsync_directory",
+        (_POWER + "test_a_sealed_file_needs_no_fsync", _POWER + "test_an_fsynced_file_is_overwritten_and_sealed"),
+    ),
+    Row(
+        "power: nothing is deleted before the journal has forgotten it for good",
+        "b2fs/engine/reaper.py",
+        "            await self._sync()",
+        "            pass",
+        (_POWER + "test_unlink_of_an_fsynced_file", _POWER + "test_an_fsynced_file_is_overwritten_and_sealed"),
+    ),
+    Row(
+        "power: a start deletes nothing before the journal has forgotten it for good",
+        _RECOVERY,
+        "            disk.sync_names()\n            volume.journal.sync()",
+        "            pass",
+        (_POWER + "test_the_power_goes_after_a_kill",),
+    ),
+    Row(
+        "power: content that no fsync covered is not trusted",
+        _RECOVERY,
+        "lost_power and found.synced != found.scratch",
+        "False",
+        (_POWER + "test_close_without_fsync", _POWER + "test_what_went_is_reported"),
+    ),
+    Row(
+        "power: O_TRUNC leaves what an fsync acknowledged until what replaces it is as safe",
+        _CONTENT,
+        "        if size == 0 and node.inode.scratch and node.inode.synced == node.inode.scratch:",
+        "        if False:",
+        (_POWER + "test_an_fsynced_file_is_overwritten",),
+    ),
+    Row(
+        "power: what unhashed content replaced is kept until that is hashed",
+        _CONTENT,
+        "            synced = before if before and inode.sha1 and inode.synced != number else inode.synced",
+        "            synced = inode.synced if inode.synced == number else 0",
+        (_POWER + "test_a_file_that_is_written_while_it_is_sealed",),
+    ),
+    Row(
+        "power: fsync of a directory covers the files in it",
+        _FILES,
+        "            if child is not None and child.inode.unsealed not in (0, child.inode.synced):",
+        "            if False:",
+        (_POWER + "test_fsync_of_a_directory_keeps_its_files",),
+    ),
+    Row(
+        "power: the cache is looked at before its use",
+        _ENGINE,
+        "            engine.cache.distrust()",
+        "            pass",
+        (_POWER + "test_the_cache_may_be_anything",),
+    ),
+    Row(
+        "power: a flush is acknowledged once the journal knows it for good",
+        _UPLOAD,
+        "        if not volume.read_only:\n            await volume.sync()",
+        "        pass",
+        (_POWER + "test_a_flush_that_was_acknowledged",),
+    ),
+    # ------------------------------------------------------------ faults of B2
+    Row(
+        "faults: a passing fault of a read is retried",
+        _RETRY,
+        "                if not error.may_retry:\n                    raise",
+        "                raise",
+        ("tests/engine/test_reading.py::test_passing_read_fault_is_not_seen", f"{_FAULTS}[503 on everything else]"),
+    ),
+    Row(
+        "faults: a failed upload gets another upload URL",
+        _CLIENT,
+        "            self._urls.append(target)\n            return answers.row(answer)",
+        "            return answers.row(answer)",
+        (f"{_FAULTS}[503 on upload]",),
+    ),
+    Row(
+        "faults: bytes that arrive are checked",
+        _CLIENT,
+        "            if sha1 and digest.hexdigest() != sha1:",
+        "            if False:",
+        (f"{_FAULTS}[corrupted download]",),
+    ),
+    Row(
+        "faults: what B2 confirms is compared with what was sent",
+        _CLIENT,
+        "    if version.key != key or version.size != size or (sha1 and version.sha1 != sha1):",
+        "    if False:",
+        ("tests/adapters/test_b2_client.py::test_wrong_confirmation",),
+    ),
+    Row(
+        "faults: a stale listing hides nothing that an earlier run brought to B2",
+        _LISTING,
+        "        if young or row.generation >= volume.start_generation:",
+        "        if row.generation >= volume.start_generation:",
+        ("tests/mount/test_faults.py::test_stale_listing_after_a_restart_hides_nothing",),
+    ),
+    Row(
+        "faults: a stale listing undoes nothing that we did",
+        "b2fs/core/merge.py",
+        "    if row.generation >= began:\n        return False",
+        "    pass",
+        ("tests/engine/test_bucket_changes.py::test_stale_listing_cannot_undo_what_we_did",),
+    ),
+    Row(
+        "faults: an outage at a start is waited out",
+        _ENGINE,
+        "            except BucketError as error:\n                attempts += 1\n                pause_s = min(",
+        "            except KeyError as error:\n                attempts += 1\n                pause_s = min(",
+        ("tests/mount/test_outage.py::test_outage_over_restarts",),
+    ),
+    # ------------------------------------------------------------ crash recovery and the end
+    Row(
+        "SIGKILL: what was written is adopted",
+        _RECOVERY,
+        '            kept["scratch"].add(found.scratch)',
+        "            pass",
+        ("tests/mount/test_kill.py::test_nothing_acknowledged_is_lost",),
+    ),
+    Row(
+        "SIGKILL: what waits for B2 is taken up again",
+        _ENGINE,
+        "        count = volume.restore_intents()",
+        "        count = 0",
+        ("tests/mount/test_kill.py::test_nothing_acknowledged_is_lost",),
+    ),
+    Row(
+        "SIGKILL: a large upload goes on with its parts",
+        _UPLOAD,
+        "                version = await make(key, generation, live, resume=entry.doubtful)",
+        "                version = await make(key, generation, live, resume=False)",
+        ("tests/mount/test_large.py::test_killed_daemon_goes_on_with_its_parts",),
+    ),
+    Row(
+        "rescue brings an orphaned state directory to B2",
+        "b2fs/rescue.py",
+        "await engine.drain(report=lambda: self._report(engine))",
+        "pass",
+        ("tests/mount/test_rescue.py::test_rescue_of_a_killed_daemon",),
     ),
 )
