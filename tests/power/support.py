@@ -245,5 +245,5 @@ def is_the_cut(error: BaseException) -> bool:
 @asynccontextmanager
 async def restart(world: World, **settings: Any) -> AsyncIterator[Mount]:
     """The next start, in another boot, where `world.root` is what the power left; B2 has not been listed yet."""
-    async with world.mount(listing=False, crashed=True, boot="another", **settings) as m:
+    async with world.mount(listing=False, crashed=True, boot="another", known=("damaged",), **settings) as m:
         yield m

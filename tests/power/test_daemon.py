@@ -53,7 +53,7 @@ def test_the_power_goes_in_a_storm(layer: Layer, new_host: NewHost, devbucket: D
             assert writer.failure is None and writer.synced >= 30, writer.failure
         image = layer.image(disk, seed)
     after = new_host(devbucket, quiet_period="50ms")
-    after.damaged = True  # what nobody had fsynced may have been set aside
+    after.lost_power = True
     shutil.move(image / "state", after.state)
     image.rmdir()
     _boot_anew(after.state)

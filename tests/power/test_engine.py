@@ -63,6 +63,13 @@ class Cut:
                     error.add_note(f"luck {seed}")
                     raise
 
+    async def everywhere_with_cache(self, check: Check) -> None:
+        """The same once the disk has written back the names of the cache."""
+        for folder in (self.world.state() / "cache").iterdir():
+            sync(folder)
+        sync(self.world.state() / "cache")
+        await self.everywhere(check)
+
 
 @pytest.fixture
 def cut(layer: Layer, disk: Path) -> Cut:
@@ -260,6 +267,17 @@ async def test_rename_over_an_fsynced_file(cut: Cut, autojump_clock: MockClock) 
         await cut.everywhere(check)
 
 
+async def test_rename_over_by_a_file_that_was_never_fsynced(cut: Cut, autojump_clock: MockClock) -> None:
+    """temp + rename without any fsync, as most programs do, over content that the disk has: the old content or the new."""
+    async with cut.world.mount(upload=False) as m:
+        await write_synced(m, "a", OLD)
+        await m.write("a.tmp", NEW)
+        await m.rename("a.tmp", "a")
+        await cut.everywhere(is_one_of("a", OLD, NEW))
+        await trio.sleep(2.0)  # for the reaper
+        await cut.everywhere(is_one_of("a", OLD, NEW))
+
+
 async def test_rename_over_with_uploads_between(cut: Cut, autojump_clock: MockClock) -> None:
     """The same while both versions go to B2: whatever the bucket has by then, the tree has the old content or the new."""
     async with cut.world.mount() as m:
@@ -321,48 +339,92 @@ async def test_a_sealed_file_needs_no_fsync(cut: Cut, autojump_clock: MockClock)
         cut.world.bucket.gate.open()
 
 
-@pytest.mark.parametrize("acknowledge", ["file", "directory", ""])
-async def test_a_file_that_is_written_while_it_is_sealed(cut: Cut, acknowledge: str, autojump_clock: MockClock) -> None:
-    """A program writes all the time, so the file is frozen first and hashed then. Between the two: what an fsync had
-    acknowledged before, or whole new content; and what fsync (of the file or its directory) acknowledges now.
+class Hasty:
+    """A program that writes whenever the file is being hashed, so that `seal` freezes it first and hashes it then."""
+
+    def __init__(self, m: Mount, seam: HookSeam, handle: int) -> None:
+        self._m, self._seam, self._handle = m, seam, handle
+        self.states = [b""]
+        """What the file was after each write."""
+        self.is_frozen = trio.Event()
+        self.go_on = trio.Event()
+        """Lets the hash of what is frozen begin."""
+
+    async def write(self) -> None:
+        await self._m.files.write(self._handle, len(self.states[-1]), NEW)
+        self.states.append(self.states[-1] + NEW)
+        if len(self.states) < 4:
+            self._seam.after["secure"] = self.write
+        else:
+            self._seam.before["secure"] = self._frozen
+
+    async def _frozen(self) -> None:
+        self.is_frozen.set()
+        await self.go_on.wait()
+
+
+@pytest.mark.parametrize("acknowledge", ["file", "directory"])
+async def test_fsync_of_a_file_that_is_frozen(cut: Cut, acknowledge: str, autojump_clock: MockClock) -> None:
+    """The file was frozen and is not hashed yet: fsync, of it or its directory, holds all the same."""
+    seam = HookSeam()
+    async with cut.world.mount(seam=seam) as m:
+        handle = await m.create("a")
+        program = Hasty(m, seam, handle)
+        await program.write()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(m.drained)
+            await program.is_frozen.wait()
+            assert not (await m.node("a")).inode.scratch
+            if acknowledge == "file":
+                await m.files.sync(handle)
+            else:
+                await sync_directory(m)
+            await cut.everywhere(is_one_of("a", program.states[-1]))
+            program.go_on.set()
+        await m.close(handle)
+
+
+async def test_an_fsynced_file_is_overwritten_and_frozen(cut: Cut, autojump_clock: MockClock) -> None:
+    """The same for a file whose old content was fsynced, without another fsync: the old content, or what the hashes have put
+    on the disk, and of what was written since perhaps a part.
     """
     seam = HookSeam()
     async with cut.world.mount(seam=seam) as m:
-        if not acknowledge:
-            await write_synced(m, "a", OLD)
-            await m.drained()
-            await write_synced(m, "a", OLD)
-            handle = await m.open("a", os.O_RDWR | os.O_TRUNC)
-        else:
-            handle = await m.create("a")
-        states = [b""]
-        is_frozen, go_on = trio.Event(), trio.Event()
+        await write_synced(m, "a", OLD)
+        handle = await m.open("a", os.O_RDWR | os.O_TRUNC)
+        program = Hasty(m, seam, handle)
+        await program.write()
 
-        async def write() -> None:
-            await m.files.write(handle, len(states[-1]), NEW)
-            states.append(states[-1] + NEW)
-            if len(states) < 4:
-                seam.after["secure"] = write
-            else:
-                seam.before["secure"] = frozen
+        async def check(after: Mount) -> None:
+            found = await content(after, "a") or b""
+            if found != OLD:
+                assert found.startswith(program.states[2])
+                later = zip(found[len(program.states[2]) :], NEW, strict=False)
+                assert all(byte in (0, wrote) for byte, wrote in later)
+                assert len(found) <= len(program.states[3])
 
-        async def frozen() -> None:
-            is_frozen.set()
-            await go_on.wait()
-
-        await write()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(m.drained)
-            await is_frozen.wait()
-            assert not (await m.node("a")).inode.scratch
+            await program.is_frozen.wait()
             await trio.sleep(2.0)  # for the reaper
-            if acknowledge == "file":
-                await m.files.sync(handle)
-            elif acknowledge == "directory":
-                await sync_directory(m)
-            await cut.everywhere(is_one_of("a", *(states[-1:] if acknowledge else [OLD, *states[1:]])))
-            go_on.set()
+            await cut.everywhere(check)
+            program.go_on.set()
         await m.close(handle)
+
+
+async def test_a_stop_does_not_make_frozen_content_safe(cut: Cut, autojump_clock: MockClock) -> None:
+    """The daemon ended in order, but before frozen content was hashed: after a power loss it is distrusted like any other."""
+    seam = HookSeam()
+    async with cut.world.mount(seam=seam, check=False) as m:
+        handle = await m.create("a")
+        program = Hasty(m, seam, handle)
+        await program.write()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(m.engine.drain)
+            await program.is_frozen.wait()
+            nursery.cancel_scope.cancel()
+        await m.close(handle)
+    await cut.everywhere(is_one_of("a", None, *program.states[1:]))
 
 
 async def test_a_confirmed_upload(cut: Cut, autojump_clock: MockClock) -> None:
@@ -383,7 +445,8 @@ async def test_a_confirmed_upload(cut: Cut, autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("size", [len(OLD), 5 << 20])
-async def test_the_cache_may_be_anything(layer: Layer, cut: Cut, size: int, autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("when", ["while it serves", "after a stop"])
+async def test_the_cache_may_be_anything(cut: Cut, size: int, when: str, autojump_clock: MockClock) -> None:
     """The cache owes nobody durability: a name that the disk has written back, with content that it has not, or only some
     pages of it, is never shown.
     """
@@ -395,10 +458,10 @@ async def test_the_cache_may_be_anything(layer: Layer, cut: Cut, size: int, auto
         m.engine.cache._evict(1 << 40)
         assert await m.read("a") == whole
         await sync_directory(m)
-        for folder in (cut.world.state() / "cache").iterdir():
-            sync(folder)
-        sync(cut.world.state() / "cache")
-        await cut.everywhere(is_one_of("a", whole))
+        if when == "while it serves":
+            await cut.everywhere_with_cache(is_one_of("a", whole))
+    if when == "after a stop":
+        await cut.everywhere_with_cache(is_one_of("a", whole))
 
 
 async def test_a_flush_that_was_acknowledged(cut: Cut, autojump_clock: MockClock) -> None:
