@@ -24,6 +24,10 @@ REUPLOAD_LIMIT = 8 * 1024 * 1024
 server: uploads are free, a copy is a class C transaction (facts b2.md 0.4)."""
 
 
+_MAX_DOUBTS = 10_000
+"""Keys of which it is remembered that an attempt may come late."""
+
+
 class Step(StrEnum):
     NOTHING = "nothing"
     UPLOAD = "upload"
@@ -125,6 +129,8 @@ class Schedule:
         self.max_age_s = max_age_s
         self.entries: dict[str, Entry] = {}
         self._heap: list[tuple[float, int, str]] = []
+        self._in_doubt: dict[str, set[int]] = {}
+        """Generations with an attempt that was given up and may still reach B2; the newest `_MAX_DOUBTS` keys."""
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -145,7 +151,9 @@ class Schedule:
         entry = self.entries.get(intent.key)
         if entry is None:
             entry = self.entries[intent.key] = Entry(intent.key, intent.generation, intent.since_ns, now_s)
-        elif entry.running:  # what runs now is about the older generation: the new one waits its own time
+        else:
+            self._doubt(entry.key, entry.generation)  # a key without an attempt is touched, not added again (`idle`)
+        if entry.running:  # what runs now is about the older generation: the new one waits its own time
             entry.since_ns, entry.since_s = intent.since_ns, now_s
         entry.generation = intent.generation
         self._put(entry, min(now_s + self.quiet_s, entry.since_s + self.max_age_s) if quiet else now_s)
@@ -189,6 +197,10 @@ class Schedule:
     def done(self, entry: Entry, generation: int) -> None:
         """The key is in line as of `generation`; a newer one stays dirty."""
         entry.running = False
+        if entry.doubtful:
+            self._doubt(entry.key, generation)
+        else:
+            self._in_doubt.get(entry.key, set()).discard(generation)
         entry.attempts, entry.error, entry.doubtful, entry.lasting = 0, "", False, False
         if entry.generation == generation:
             self.entries.pop(entry.key, None)
@@ -202,6 +214,15 @@ class Schedule:
         if error:
             entry.attempts += 1
         self._put(entry, due_s)
+
+    def may_come_late(self, key: str, generation: str) -> bool:
+        """Whether an attempt of this generation (hexadecimal) may reach B2 after what was stored since."""
+        return any(f"{each:x}" == generation for each in self._in_doubt.get(key, ()))
+
+    def _doubt(self, key: str, generation: int) -> None:
+        self._in_doubt[key] = self._in_doubt.pop(key, set()) | {generation}
+        if len(self._in_doubt) > _MAX_DOUBTS:
+            del self._in_doubt[next(iter(self._in_doubt))]
 
     def _put(self, entry: Entry, due_s: float) -> None:
         entry.due_s = due_s

@@ -46,6 +46,8 @@ that directory is listed by itself: for most buckets the one listing is there so
 _TOMBSTONE_MS = 24 * 3600 * 1000
 """How long we remember that we hid a key; no listing is staler than that. So a younger object that it lacks may
 be one that it does not show yet, made by us before the last restart: it is asked for by name."""
+_LATE_MS = 3600 * 1000
+"""How much later than what followed it an upload that was given up may reach B2."""
 
 
 class Listing:
@@ -235,7 +237,7 @@ class Listing:
             volume.journal.next_number(),
         )  # fmt: skip
         is_own = operation_of(version.info).startswith(volume.mount_id + ".")
-        if self._is_ours(row, is_own):
+        if self._is_ours(row, is_own) or self._came_late(version, row):
             return
         if marked is not None:
             await self._marker(marked, described, row)
@@ -260,6 +262,21 @@ class Listing:
         if not is_own:
             log.warning("%r was changed in the bucket and here; ours goes on top, theirs is the version below", row.key)
         self._volume.commit(Change(objects=[row]))
+        return True
+
+    def _came_late(self, version: Version, row: ObjectRow) -> bool:
+        """Whether it is an attempt of ours that was given up, and that B2 took after what followed it: what is here
+        goes on top again. Bytes of a dead connection may arrive minutes later, when the network is back.
+        """
+        volume, key = self._volume, version.key
+        mount, _, generation = operation_of(version.info).partition(".")
+        known = volume.journal.object(key)
+        if mount != volume.mount_id or not volume.schedule.may_come_late(key, generation):
+            return False
+        if known is not None and version.uploaded_ms - known.uploaded_ms > _LATE_MS:
+            return False  # so late, it is rather somebody who restored an old version by a copy
+        log.warning("an upload of %r that had been given up reached B2; what is here goes on top again", key)
+        volume.commit(Change(objects=[row], dirty=[key]))
         return True
 
     def _entry(self, parent_ino: int, name: bytes, described: Inode, row: ObjectRow) -> None:

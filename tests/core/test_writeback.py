@@ -208,6 +208,25 @@ def test_covers() -> None:
     assert not any(map(schedule.covers, ["d", "da", "dd/x", "x/y", "e/g", "e/ff/x"]))
 
 
+def test_what_may_come_late() -> None:
+    """Of a key that went on, the attempts that were given up are remembered; one that was confirmed at once is not."""
+    schedule = Schedule(1.0, 60.0)
+    schedule.add(Intent("k", 0x1A, 0), 0.0)
+    entry = schedule.pop_due(1.0)
+    assert entry is not None
+    schedule.add(Intent("k", 0x1B, 0), 1.5)  # written again while its upload runs
+    assert schedule.may_come_late("k", "1a") and not schedule.may_come_late("k", "1b")
+    schedule.done(entry, 0x1A)  # it was confirmed after all
+    assert not schedule.may_come_late("k", "1a")
+
+    assert schedule.pop_due(9.0) is entry
+    entry.doubtful = True  # no answer came
+    schedule.again(entry, 9.0, "no answer")
+    assert schedule.pop_due(9.0) is entry
+    schedule.done(entry, 0x1B)  # by another attempt: the first one may still be on its way
+    assert schedule.may_come_late("k", "1b") and not schedule.may_come_late("other", "1b")
+
+
 class ScheduleMachine(RuleBasedStateMachine):
     """The schedule against a dictionary that is searched from end to end."""
 

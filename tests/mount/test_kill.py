@@ -124,3 +124,33 @@ def test_version_whose_answer_the_kill_took_is_adopted(new_host: NewHost, devbuc
     assert {path: (host.path / path).read_bytes() for path in files} == files
     assert os.listdir(host.state / "staged") == []
     host.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("then", ["written again", "removed"])
+def test_upload_that_comes_after_the_restart_changes_nothing(
+    then: str, new_host: NewHost, devbucket: DevBucket
+) -> None:
+    """Bytes that the killed daemon had sent reach B2 after what followed them: what is here goes on top again."""
+    admin = devbucket.admin
+    host = new_host(quiet_period="100ms", refresh_interval="300ms")
+    host.start_listed()
+    admin.fault("latency", "b2_upload_file", key="file", count=1, seconds=4)
+    hosts.write(host.path, {"file": b"old"})
+    until(lambda: admin.calls().get("b2_upload_file", 0) and "file" in [row["key"] for row in admin.log()])
+    host.kill()
+    host.start()
+    hosts.write(host.path, {"file": b"new"}) if then == "written again" else (host.path / "file").unlink()
+    host.flush()
+    wanted = {"file": b"new"} if then == "written again" else {}
+
+    def contents() -> list[bytes | None]:
+        rows = admin.versions(devbucket.bucket, "file")
+        return [admin.content_by_id(row["fileId"]) if row["action"] == "upload" else None for row in rows]
+
+    until(lambda: b"old" in contents() and contents()[0] != b"old")
+    listings = admin.calls()["b2_list_file_names"]
+    until(lambda: admin.calls()["b2_list_file_names"] >= listings + 2)
+    assert {path.name: path.read_bytes() for path in host.path.iterdir()} == wanted
+    assert in_bucket(devbucket) == wanted
+    host.stop()
