@@ -180,6 +180,8 @@ class Uploader:
         cached = live is not None and self._cache.whole_path(live.file_id) is not None
         needed_by = self._volume.journal.lives_in(row.file_id) if row is not None else None
         step = plan(live, row, cached=cached, needed=needed_by is not None, doubtful=entry.doubtful)
+        if step is Step.NOTHING and entry.doubtful and live is not None and not await self._is_newest(row):
+            step = plan(live, None, cached=cached, needed=False)
         if step is Step.WAIT and needed_by is not None:
             entry.waits_for = needed_by.ino
             return _WAIT_S
@@ -204,6 +206,13 @@ class Uploader:
                 entry.doubtful = False  # this write has ended, the next one is another
                 return _ORDER_S
         return None
+
+    async def _is_newest(self, row: ObjectRow | None) -> bool:
+        """Whether a key that seems to be in line is: an attempt of ours that was given up (to hide it, to write something
+        else there) may have been done unheard before the namespace came back to what it was.
+        """
+        version = await self._volume.bucket.head(row.key) if row is not None else None
+        return version is not None and row is not None and version.file_id == row.file_id
 
     async def _is_our_work(self, key: str) -> bool:
         """Whether the visible version of a key that we know nothing of was made by an attempt of ours."""

@@ -244,6 +244,34 @@ async def test_lost_answer_of_a_hide(world: World, autojump_clock: object) -> No
     assert world.bucket.versions("x")[1:] == [None]
 
 
+async def test_lost_answer_of_a_hide_then_back(world: World, autojump_clock: object) -> None:
+    """a→b, the hide of a took effect unheard, b→a: a is visible in the bucket again, though it seemed to be in line."""
+    world.bucket.put("a", b"content")
+    async with world.mount() as m:
+        world.bucket.faults.append(Planted("hide", DOWN, "a", after=True))
+        await m.rename("a", "b")
+        await m.until(lambda: world.bucket.versions("a")[1:] == [None])
+        await m.rename("b", "a")
+        await m.idle()
+        assert await m.read("a") == b"content"
+    assert world.bucket.files() == {"a": b"content"}
+
+
+async def test_lost_answer_of_an_upload_then_back(world: World, autojump_clock: object) -> None:
+    """Other content took effect unheard, then the file became what it was: so it is in the bucket, too."""
+    async with world.mount() as m:
+        await m.write("x", b"first")
+        await m.utime("x", 1)
+        await m.idle()
+        world.bucket.faults.append(Planted("upload", DOWN, "x", after=True))
+        await m.write("x", b"other")
+        await m.until(lambda: world.bucket.content("x") == b"other")
+        await m.write("x", b"first")
+        await m.utime("x", 1)
+        await m.idle()
+    assert world.bucket.content("x") == b"first"
+
+
 async def test_lost_answer_then_other_content_of_the_same_size(world: World, autojump_clock: object) -> None:
     """An unheard version is not taken for a later content of equal length."""
     async with world.mount() as m:

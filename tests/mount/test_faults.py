@@ -274,6 +274,24 @@ def test_stale_listing_after_a_restart_hides_nothing(new_host: NewHost, fresh_de
     assert hosts.in_bucket(bucket) == {**files, "moved": b"content"}
 
 
+@pytest.mark.slow
+def test_rename_and_back_around_a_lost_reply(new_host: NewHost, devbucket: DevBucket) -> None:
+    """The old name of a moved file was hidden unheard, then the file came back to it: a flush makes it visible again."""
+    admin = devbucket.admin
+    admin.put(devbucket.bucket, "a", b"content")
+    host = new_host(quiet_period="50ms")
+    host.start_listed()
+    lost = admin.fault("reply_lost", "b2_hide_file", key="a")
+    admin.fault("status", "b2_hide_file", key="a", count=None)
+    os.rename(host.path / "a", host.path / "b")
+    until(lambda: admin.fired(lost))
+    os.rename(host.path / "b", host.path / "a")
+    admin.clear_faults()
+    host.flush()
+    assert hosts.in_bucket(devbucket) == {"a": b"content"}
+    host.stop()
+
+
 # ---------------------------------------------------------------- the real app
 
 
