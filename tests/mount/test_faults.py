@@ -31,7 +31,7 @@ new_host = hosts.new_host
 IMPATIENT = (sys.executable, "-m", "tests.mount.impatient")
 UPLOAD, FETCH = "b2_upload_file", "b2_download_file_by_id"
 HISTORY = "history/h_*"
-"""Files that the workload writes once: what is uploaded twice of them was not adopted."""
+"""Files that the workload writes once and keeps: a fault of their upload cannot pass because nobody wants them any more."""
 ROUNDS = 5
 """At least so many rounds of the app see the fault, or its end."""
 HOUR_S = 3600.0
@@ -152,19 +152,22 @@ def waits_for_b2(scene: Scene) -> bool:
 
 MIDWAY = {"after": 1000}
 ANY_SMALL = {"key": "cold/small/*"}
+KEPT = {"key": HISTORY}
 
 TROUBLES: dict[str, Trouble] = {
-    "503 on upload": faulty(("status", UPLOAD, {"status": 503}), settings={"uploads": "1"}, proof=new_url_each),
+    "503 on upload": faulty(("status", UPLOAD, KEPT | {"status": 503}), settings={"uploads": "1"}, proof=new_url_each),
     "500 on upload": faulty(
-        ("status", UPLOAD, {"status": 500, "code": "internal_error"}), settings={"uploads": "1"}, proof=new_url_each
+        ("status", UPLOAD, KEPT | {"status": 500, "code": "internal_error"}),
+        settings={"uploads": "1"},
+        proof=new_url_each,
     ),
     "503 on everything else": faulty(
         *(("status", call, {"status": 503}) for call in (FETCH, "b2_hide_file", "b2_copy_file", "b2_get_upload_url"))
     ),
     "429 with Retry-After": faulty(
         *(
-            ("status", call, {"status": 429, "code": "too_many_requests", "retry_after_s": 1, "count": 2})
-            for call in (UPLOAD, FETCH, "b2_hide_file")
+            ("status", call, key | {"status": 429, "code": "too_many_requests", "retry_after_s": 1, "count": 2})
+            for call, key in ((UPLOAD, KEPT), (FETCH, ANY_SMALL), ("b2_hide_file", {}))
         )
     ),
     "401 for all tokens at once": Trouble(
@@ -173,21 +176,26 @@ TROUBLES: dict[str, Trouble] = {
         end=lambda scene: None,
         proof=authorised_once,
     ),
-    "401 for upload tokens": faulty(("expired", UPLOAD, {}), proof=not_authorised),
+    "401 for upload tokens": faulty(("expired", UPLOAD, KEPT), proof=not_authorised),
     "401 for each fresh token": faulty(("expired", FETCH, {}), ("expired", "b2_hide_file", {})),
-    "408": faulty(*(("status", call, {"status": 408, "code": "request_timeout"}) for call in (UPLOAD, FETCH))),
-    "reset midway through an upload": faulty(("reset_upload", UPLOAD, MIDWAY)),
+    "408": faulty(
+        *(
+            ("status", call, key | {"status": 408, "code": "request_timeout"})
+            for call, key in ((UPLOAD, KEPT), (FETCH, ANY_SMALL))
+        )
+    ),
+    "reset midway through an upload": faulty(("reset_upload", UPLOAD, KEPT | MIDWAY)),
     "reset midway through a download": faulty(
         ("reset_download", FETCH, MIDWAY | ANY_SMALL),
         ("reset_download", FETCH, {"key": "cold/large/*", "after": 700_000, "count": 1}),
     ),
-    "reply lost after an upload": faulty(("reply_lost", UPLOAD, {"key": HISTORY}), proof=adopted_all),
+    "reply lost after an upload": faulty(("reply_lost", UPLOAD, KEPT), proof=adopted_all),
     "reply lost after a copy and a hide": faulty(
         ("reply_lost", "b2_copy_file", {"key": "copied/*"}), ("reply_lost", "b2_hide_file", {}), proof=adopted_all
     ),
     "stalls": faulty(
-        ("stall_upload", UPLOAD, MIDWAY | {"count": 1}),
-        ("stall", UPLOAD, {"count": 1}),
+        ("stall_upload", UPLOAD, KEPT | MIDWAY | {"count": 1}),
+        ("stall", UPLOAD, KEPT | {"count": 1}),
         ("stall", "b2_get_upload_url", {"count": 1}),
         ("stall_download", FETCH, MIDWAY | ANY_SMALL | {"count": 1}),
         ("stall", "b2_hide_file", {"count": 1}),
@@ -198,7 +206,7 @@ TROUBLES: dict[str, Trouble] = {
         ("truncate", FETCH, {"key": "cold/large/*", "after": 700_000, "count": 1}),
     ),
     "corrupted download": faulty(("corrupt", FETCH, MIDWAY | ANY_SMALL)),
-    "wrong SHA-1 in the answer to an upload": faulty(("wrong_sha1", UPLOAD, {"key": HISTORY}), stored_twice=3),
+    "wrong SHA-1 in the answer to an upload": faulty(("wrong_sha1", UPLOAD, KEPT), stored_twice=3),
     "storage cap": capped("storage", reads_cold=True),
     "transaction and download caps": capped("transaction", "download", reads_cold=False),
     "stale listings": Trouble(

@@ -77,7 +77,7 @@ def differing(here: dict[str, object], wanted: dict[str, object]) -> dict[str, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(3))
 def test_nothing_acknowledged_is_lost(seed: int, new_host: NewHost, fresh_devbucket: DevBucket, tmp_path: Path) -> None:
     """Killed again and again while a program writes; each restart has every acknowledged operation, and B2 has it in the end."""
     bucket, log, random = fresh_devbucket, tmp_path / "log", Random(seed)
@@ -91,7 +91,7 @@ def test_nothing_acknowledged_is_lost(seed: int, new_host: NewHost, fresh_devbuc
         if when.endswith("starting again"):
             for _ in range(3):
                 kill_while_starting(host, random.uniform(0.1, 0.5))
-        until(lambda: settled(bucket))
+        until(lambda: settled(bucket), 60)
         bucket.admin.latency(0)
     host.start()
     check_nothing_lost(host, log)

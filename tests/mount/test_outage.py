@@ -27,16 +27,18 @@ UNREAD = [f"cold/small/{number:02}.mp3" for number in range(40, 48)]
 
 
 def begun(new_host: NewHost, bucket: DevBucket, **settings: str) -> tuple[Host, Workload]:
-    """A host that knows all names, and an app that has worked on it for a while; nothing waits for B2."""
+    """A host that knows all names and waits a second for B2, and an app that has worked on it; nothing is to be uploaded."""
     cold = cold_objects(small=48)
     for path, data in cold.items():
         bucket.admin.put(bucket.bucket, path, data)
-    host = new_host(bucket, read_deadline="1s", quiet_period="50ms", **settings)
+    host = new_host(bucket, quiet_period="50ms")
     host.start_listed()
     app = Workload(host.path, cold)
     app.run(2)
     app.reads_cold = False
-    host.flush()
+    host.stop()
+    host.settings |= {"read_deadline": "1s", **settings}
+    host.start()
     return host, app
 
 

@@ -90,7 +90,7 @@ class Workload:
             self.write(f"{saved}/{document}", json.dumps(text).encode())
         self.write(f"{saved}/cover.new", noise(f"{self._seed} {number} cover", random.randint(900, 6_000)))
         self.rename(f"{saved}/cover.new", f"{saved}/cover.webp")
-        self.write(f"history/h_{number:03}.json", json.dumps([self._seed, number]).encode())
+        self.write(f"history/h_{number:03}.json", json.dumps([self._seed, number] * 300).encode())
         self.absent(f"{saved}/._cover.webp")
         self.read(random.choice(sorted(path for path in self.files if path.startswith("dictations/"))))
         self.names(f"{saved}/en")
