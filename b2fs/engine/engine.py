@@ -324,11 +324,11 @@ async def running(
     async with trio.open_nursery() as nursery:
         volume = Volume(settings, journal, disk, bucket, seam or Seam())
         engine = Engine(volume, nursery)
-        lost_power = journal.meta("boot") not in ("", boot)
-        engine.recovery.start(lost_power)
-        if lost_power:
+        engine.recovery.start(lost_power=journal.meta("boot") not in ("", boot))
+        if journal.meta("cache_boot") not in ("", boot):
             engine.cache.distrust()
-        journal.set_meta("boot", boot)
+        for name in ("boot", "cache_boot"):
+            journal.set_meta(name, boot)
         await volume.seam.thread(disk.sync_root)
         await volume.sync()
         nursery.start_soon(watched, volume.reaper.run)
@@ -349,6 +349,8 @@ async def running(
                 with contextlib.suppress(B2fsError):  # a disk that fails: the next start does it
                     await volume.reaper.reap()
                     if not journal.has_unsealed():
-                        journal.set_meta("boot", "")  # all that is here is on stable storage
+                        journal.set_meta("boot", "")  # all that is precious is on stable storage
+                    await volume.seam.thread(disk.sync_all)
+                    journal.set_meta("cache_boot", "")  # and so is the rest
                 await trio.to_thread.run_sync(journal.close)
                 disk.close()

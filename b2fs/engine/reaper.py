@@ -40,6 +40,8 @@ class Reaper:
         self._dropped: list[int] = []
         self._work = trio.Event()
         self._hurry = trio.Event()
+        self._passing = trio.Lock()
+        """One pass at a time: who ends one in order (a stop) waits for what a cancelled one gives back."""
 
     def unlink_scratch(self, number: int) -> None:
         """Content was sealed: its scratch name goes, the content stays."""
@@ -68,7 +70,11 @@ class Reaper:
                 log.error("content that is not needed any more cannot be deleted: %s", error)
 
     async def reap(self) -> None:
-        """One pass. ReadOnly or Damaged: the disk fails, and everything stays where it is."""
+        """One pass, after the one that is under way. ReadOnly or Damaged: the disk fails, and everything stays."""
+        async with self._passing:
+            await self._pass()
+
+    async def _pass(self) -> None:
         sealed, self._sealed = self._sealed, []
         dropped, self._dropped = self._dropped, []
         if not sealed and not dropped:

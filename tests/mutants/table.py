@@ -302,7 +302,7 @@ ROWS: tuple[Row, ...] = (
         _CONTENT,
         "            synced = before if before and inode.sha1 and inode.synced != number else inode.synced",
         "            synced = inode.synced if inode.synced == number else 0",
-        (_POWER + "test_a_file_that_is_written_while_it_is_sealed",),
+        (_POWER + "test_an_fsynced_file_is_overwritten_and_frozen",),
     ),
     Row(
         "power: fsync of a directory covers the files in it",
