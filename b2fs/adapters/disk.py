@@ -17,7 +17,6 @@ Rules
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
@@ -130,11 +129,6 @@ class Disk:
         with disk_errors():
             fsync_directory(os.path.join(self.root, "scratch"))
             fsync_directory(os.path.join(self.root, "staged"))
-
-    def sync_all(self) -> None:
-        """Put everything on stable storage, the cache too. Waits for the disk, perhaps for long."""
-        with disk_errors():
-            syncfs(self.root)
 
     def sync_root(self) -> None:
         """Put the layout itself, and the names of the journal's files, on stable storage. Waits for the disk."""
@@ -379,16 +373,6 @@ def _reflink(source: int, target: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def syncfs(path: str) -> None:
-    """syncfs(2), which Python does not have: all of the file system that `path` is on. Waits for its disk (or daemon)."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(fd):
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), path)
-    finally:
-        os.close(fd)
 
 
 def boot_id() -> str:

@@ -20,7 +20,6 @@ import cachetools
 import msgspec
 import trio
 
-from b2fs.adapters import disk as disk_module
 from b2fs.core import chunks
 from b2fs.core.change import Blob, Change
 from b2fs.core.lru import CacheIndex
@@ -78,8 +77,6 @@ class Cache:
         self._room = trio.Event()
         self._part = 0
         self._giving_way = False
-        self._distrust_s = int(volume.journal.meta("distrust_before") or 0)
-        """Blobs that were last used before this (wall clock) may be of before a power loss; 0: there was none."""
         volume.give_way = self.give_way
 
     # ------------------------------------------------------------ reading
@@ -130,58 +127,20 @@ class Cache:
     def whole_path(self, file_id: str) -> str | None:
         """The path of a version that lies here as one blob."""
         name = chunks.whole(file_id)
-        if not file_id or not self._volume.disk.has_blob(name):
-            return None
-        if self._distrust_s and not self.index.is_hot(name):
-            return None  # not before somebody has read it
-        return self._volume.disk.blob_path(name)
+        return self._volume.disk.blob_path(name) if file_id and self._volume.disk.has_blob(name) else None
 
     def _open(self, name: str, size: int) -> int:
         fd: int | None = self._files.get(name)
         if fd is None:
-            fd = self._volume.disk.open_blob(name) if self.index.is_hot(name) else self._enter(name, size)
+            fd = self._volume.disk.open_blob(name)
             if fd < 0:
                 return -1
             self._files[name] = fd
-        self.index.hit(name, size)
-        return fd
-
-    def distrust(self) -> None:
-        """The power has gone: nothing that is here was ever put on stable storage, so it is looked at before its use."""
-        self._distrust_s = int(time.time()) + 1
-        self._volume.journal.set_meta("distrust_before", str(self._distrust_s))
-
-    def _enter(self, name: str, size: int) -> int:
-        """Open a blob that was not used since the start; -1 if it is not there, or not what it should be."""
-        volume = self._volume
-        row = volume.journal.blob(name)
-        fd = volume.disk.open_blob(name)
-        if fd < 0:
-            return -1
-        distrusted = self._distrust_s and (row is None or row.used_s < self._distrust_s)
-        if os.fstat(fd).st_size != size or (distrusted and not self._proven(name, size)):
-            os.close(fd)
-            self._drop(name, row)
-            return -1
-        if row is None:
+        if not self.index.is_hot(name) and self._volume.journal.blob(name) is None:
             self.add(name, size)  # a crash came between its rename and its row
+        else:
+            self.index.hit(name, size)
         return fd
-
-    def _proven(self, name: str, size: int) -> bool:
-        """Whether a blob of before a power loss is whole: the disk may never have had it, whatever its name says. Only
-        the SHA-1 of a small version can tell without a wait; anything else is fetched again.
-        """
-        home = self._volume.journal.lives_in(name)
-        if home is None or not home.sha1 or not chunks.is_small(size):
-            return False
-        return self._volume.seam.inline(disk_module.sha1_of, self._volume.disk.blob_path(name)) == home.sha1
-
-    def _drop(self, name: str, row: Blob | None) -> None:
-        """A blob that is not used since the start is not what it should be."""
-        if row is not None:
-            self.index.forget_cold(row.size)
-        self._volume.seam.inline(self._volume.disk.drop_blob, name)
-        self._note(Change(lost_blobs=[name]))
 
     async def _fetch(self, flight: _Flight, name: str, file_id: str, offset: int, length: int, sha1: str) -> None:
         volume = self._volume

@@ -325,10 +325,7 @@ async def running(
         volume = Volume(settings, journal, disk, bucket, seam or Seam())
         engine = Engine(volume, nursery)
         engine.recovery.start(lost_power=journal.meta("boot") not in ("", boot))
-        if journal.meta("cache_boot") not in ("", boot):
-            engine.cache.distrust()
-        for name in ("boot", "cache_boot"):
-            journal.set_meta(name, boot)
+        journal.set_meta("boot", boot)
         await volume.seam.thread(disk.sync_root)
         await volume.sync()
         nursery.start_soon(watched, volume.reaper.run)
@@ -349,8 +346,6 @@ async def running(
                 with contextlib.suppress(B2fsError):  # a disk that fails: the next start does it
                     await volume.reaper.reap()
                     if not journal.has_unsealed():
-                        journal.set_meta("boot", "")  # all that is precious is on stable storage
-                    await volume.seam.thread(disk.sync_all)
-                    journal.set_meta("cache_boot", "")  # and so is the rest
+                        journal.set_meta("boot", "")  # all that is here is on stable storage
                 await trio.to_thread.run_sync(journal.close)
                 disk.close()

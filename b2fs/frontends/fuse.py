@@ -11,6 +11,7 @@ Rules
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import functools
 import inspect
@@ -22,7 +23,6 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
-from b2fs.adapters.disk import syncfs
 from b2fs.core.names import FUSE_NAME_MAX
 from b2fs.core.tree import Node
 from b2fs.engine.engine import Engine
@@ -351,13 +351,7 @@ class FuseMount:
         """Have the kernel write what it holds of shared memory maps."""
         if not self._is_open:
             return  # the kernel did so before it let go
-        await trio.to_thread.run_sync(self._flush_maps, abandon_on_cancel=True)
-
-    def _flush_maps(self) -> None:
-        try:
-            syncfs(self._mountpoint)
-        except OSError as error:
-            log.warning("the kernel could not be asked for its last pages: %s", error)
+        await trio.to_thread.run_sync(_syncfs, self._mountpoint, abandon_on_cancel=True)
 
     def close(self) -> None:
         """Unmount, even while programs hold files open. A second call does nothing."""
@@ -386,3 +380,16 @@ class FuseMount:
                     log.warning("the kernel could not be told of a change: %s", error)
             except Exception:  # a bug here must not end the mount
                 log.exception("the kernel could not be told of the change %r", changed)
+
+
+def _syncfs(path: str) -> None:
+    """syncfs(2), which Python does not have. Waits for the daemon: never on the loop's thread."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        log.warning("the kernel could not be asked for its last pages: %s", error)
+        return
+    try:
+        ctypes.CDLL(None, use_errno=True).syncfs(descriptor)
+    finally:
+        os.close(descriptor)

@@ -312,13 +312,6 @@ ROWS: tuple[Row, ...] = (
         (_POWER + "test_fsync_of_a_directory_keeps_its_files",),
     ),
     Row(
-        "power: the cache is looked at before its use",
-        _ENGINE,
-        "            engine.cache.distrust()",
-        "            pass",
-        (_POWER + "test_the_cache_may_be_anything",),
-    ),
-    Row(
         "power: a flush is acknowledged once the journal knows it for good",
         _UPLOAD,
         "        if not volume.read_only:\n            await volume.sync()",
