@@ -32,6 +32,9 @@ _DAEMON = "b2fs/daemon.py"
 _LISTING = "b2fs/engine/listing.py"
 _RETRY = "b2fs/engine/retry.py"
 _CLIENT = "b2fs/adapters/b2/client.py"
+_REAPER = "b2fs/engine/reaper.py"
+_JOURNAL = "b2fs/adapters/journal.py"
+_INODE = "b2fs/core/inode.py"
 _LESSONS = "tests/engine/test_lessons.py::"
 _POWER = "tests/power/test_engine.py::"
 _FAULTS = "tests/mount/test_faults.py::test_the_app_sees_nothing_of"
@@ -274,7 +277,7 @@ ROWS: tuple[Row, ...] = (
         "b2fs/engine/reaper.py",
         "            await self._sync()",
         "            pass",
-        (_POWER + "test_unlink_of_an_fsynced_file", _POWER + "test_an_fsynced_file_is_overwritten_and_sealed"),
+        (_POWER + "test_names_are_written_back_before_the_journal",),
     ),
     Row(
         "power: a start deletes nothing before the journal has forgotten it for good",
@@ -309,7 +312,7 @@ ROWS: tuple[Row, ...] = (
         _FILES,
         "            if child is not None and child.inode.unsealed not in (0, child.inode.synced):",
         "            if False:",
-        (_POWER + "test_fsync_of_a_directory_keeps_its_files",),
+        (_POWER + "test_fsync_of_a_directory_keeps_its_files", _POWER + "test_fsync_of_a_file_that_is_frozen"),
     ),
     Row(
         "power: a flush is acknowledged once the journal knows it for good",
@@ -317,6 +320,79 @@ ROWS: tuple[Row, ...] = (
         "        if not volume.read_only:\n            await volume.sync()",
         "        pass",
         (_POWER + "test_a_flush_that_was_acknowledged",),
+    ),
+    Row(
+        "power: an fsync is noted, so that the content is trusted",
+        _CONTENT,
+        "                    volume.commit(Change(inodes=[replace(now, synced=number)]))\n                    self._drop",
+        "                    self._drop",
+        (_POWER + "test_fsync_is_enough",),
+    ),
+    Row(
+        "power: a file is made safe before it takes the name of one that is",
+        _FILES,
+        "        if replaced.inode.synced or replaced.inode.staged:\n",
+        "        if False:\n",
+        (_POWER + "test_rename_over_by_a_file_that_was_never_fsynced",),
+    ),
+    Row(
+        "power: no scratch name goes before the staged one is on the disk",
+        _REAPER,
+        "            await self._seam.thread(self._disk.sync_names)\n",
+        "",
+        (_POWER + "test_names_are_written_back_before_the_journal",),
+    ),
+    Row(
+        "power: a power loss is noticed",
+        _ENGINE,
+        '        journal.set_meta("boot", boot)\n',
+        "",
+        (_POWER + "test_close_without_fsync",),
+    ),
+    Row(
+        "power: frozen content that nobody fsynced is distrusted",
+        _RECOVERY,
+        "lost_power and not found.sha1 and found.synced != found.staged",
+        "False",
+        (_POWER + "test_a_stop_does_not_make_frozen_content_safe",),
+    ),
+    Row(
+        "power: a stop does not call unsealed content safe",
+        _ENGINE,
+        "if not journal.has_unsealed():",
+        "if True:",
+        (_POWER + "test_a_stop_does_not_make_frozen_content_safe",),
+    ),
+    Row(
+        "power: sealed content is compared with its SHA-1",
+        _RECOVERY,
+        "        if found == sha1:",
+        "        if True:",
+        (
+            _POWER + "test_a_damaged_staged_file",
+            _POWER + "test_a_short_staged_file",
+        ),
+    ),
+    Row(
+        "power: the state directory's own name is on the disk",
+        _DISK,
+        "                fsync_directory(os.path.dirname(self.root))\n",
+        "                pass\n",
+        (_POWER + "test_the_first_fsync_of_a_new_state_directory",),
+    ),
+    Row(
+        "power: a file that falls back to B2 is as the version there",
+        _INODE,
+        '    mtime_ns = int(_fields(described)["t"])',
+        "    mtime_ns = -1",
+        (_POWER + "test_a_damaged_staged_file",),
+    ),
+    Row(
+        "power: a checkpoint syncs",
+        _JOURNAL,
+        "PRAGMA synchronous = NORMAL",
+        "PRAGMA synchronous = OFF",
+        ("tests/power/test_history.py::test_any_history_whose_power_is_cut",),
     ),
     # ------------------------------------------------------------ faults of B2
     Row(
