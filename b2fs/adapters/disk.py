@@ -215,6 +215,15 @@ class Disk:
 
     # ------------------------------------------------------------ cache
 
+    def secure_part(self, number: int) -> None:
+        """Put a fetched file on stable storage, before it gets a name that makes it true. Waits for the disk."""
+        with disk_errors():
+            fd = os.open(self.part_path(number), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
     def part_to_blob(self, number: int, name: str) -> None:
         with disk_errors():
             target = self.blob_path(name)

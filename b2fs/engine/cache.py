@@ -1,7 +1,7 @@
 """The cache of clean bytes: blobs on disk, fetched once whoever asks, evicted when room is needed.
 
 Rules
-  A blob appears by a rename after it arrived in whole and was checked, so what is there is right.
+  A blob appears by a rename after it arrived in whole, was checked and put on stable storage, so what is there is right.
   Room is reserved before a fetch begins; blobs are evicted until it fits, the coldest first.
   One fetch per blob at a time (`_flights`); it runs in the engine's nursery, so that a reader that goes
   away takes nothing from the others.
@@ -168,6 +168,7 @@ class Cache:
                 return mine
 
             number = await retry.until(volume.settings.read_deadline_s, attempt, "the content")
+            await volume.seam.thread(volume.disk.secure_part, number)
             volume.seam.inline(volume.disk.part_to_blob, number, name)
             self.add(name, length)
             self.counters.fetches += 1

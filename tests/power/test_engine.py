@@ -476,6 +476,24 @@ async def test_the_cache_may_be_anything(cut: Cut, size: int, autojump_clock: Mo
         await cut.everywhere_with_cache(is_one_of("a", whole))
 
 
+@pytest.mark.parametrize("size", [len(OLD), 5 << 20])
+async def test_the_cache_after_a_stop(cut: Cut, size: int, autojump_clock: MockClock) -> None:
+    """The same if the daemon had ended in order a moment before the power went: the disk had not written back more for that."""
+    async with cut.world.mount() as m:
+        whole = await _read_anew(m, size)
+    await cut.everywhere_with_cache(is_one_of("a", whole))
+
+
+async def test_the_cache_on_a_machine_without_a_clock(
+    cut: Cut, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """The same if the machine believes after the power loss that it is 1970, as one without a battery does."""
+    async with cut.world.mount() as m:
+        whole = await _read_anew(m, 5 << 20)
+        monkeypatch.setattr("b2fs.engine.cache.time.time", lambda: 60.0)
+        await cut.everywhere_with_cache(is_one_of("a", whole))
+
+
 async def test_a_flush_that_was_acknowledged(cut: Cut, autojump_clock: MockClock) -> None:
     """What flush brought into B2 is there, and nothing older comes back over it, though no program ever called fsync."""
     async with cut.world.mount() as m:
