@@ -73,6 +73,8 @@ class Daemon:
         """Somebody wants the mount to end."""
         self._hurry = trio.CancelScope()
         """Around the drain: cancelled by a second signal."""
+        self._last_hurry = trio.CancelScope()
+        """The same for what came between the drain and the unmount."""
         self._drained = trio.Event()
         self._left: list[dict[str, Any]] = []
         """What is not in B2; valid once `_drained` is set."""
@@ -149,6 +151,7 @@ class Daemon:
                 if signalled:
                     log.warning("second signal: not waiting for B2 any longer")
                     self._hurry.cancel()
+                    self._last_hurry.cancel()
                 else:
                     log.info("%s: uploading what is left, then leaving", signal.Signals(number).name)
                     signalled = True
@@ -157,14 +160,18 @@ class Daemon:
     # ------------------------------------------------------------ stopping
 
     async def _drain(self, engine: Engine, mount: FuseMount, unmounted: trio.Event) -> None:
-        timeout_s = self._config.drain_timeout or float("inf")
+        deadline_s = trio.current_time() + (self._config.drain_timeout or float("inf"))
         is_done = False
-        with self._hurry, trio.move_on_after(timeout_s):
+        with self._hurry, trio.move_on_at(deadline_s):
             await mount.flush()
             is_done = not await engine.drain()
         mount.stop()
         await unmounted.wait()
-        self._left = await engine.drain("", _LAST_DRAIN_S if is_done else 0.0)
+        # what was written meanwhile: nobody can any more, so this ends
+        rest_s = max(_LAST_DRAIN_S, deadline_s - trio.current_time()) if is_done else 0.0
+        with self._last_hurry, trio.move_on_after(rest_s):
+            await engine.drain()
+        self._left = await engine.drain("", 0.0)
         self._manifest = manifest.write(self._config, self._left)
         self._drained.set()
 

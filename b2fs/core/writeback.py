@@ -89,6 +89,7 @@ class Entry:
         "generation",
         "key",
         "lasting",
+        "reached",
         "running",
         "since_ns",
         "since_s",
@@ -112,6 +113,8 @@ class Entry:
         """
         self.lasting = False
         """The error will not go by itself: a person must do something."""
+        self.reached = 0
+        """The number at which the last attempt began that succeeded: what was written before it is in B2."""
         self.waits_for = 0
         """Its turn came, and this inode must get to B2 under its new name first; 0: it waits for nobody."""
 
@@ -194,9 +197,9 @@ class Schedule:
             heapq.heappop(self._heap)
         return None
 
-    def done(self, entry: Entry, generation: int) -> None:
-        """The key is in line as of `generation`; a newer one stays dirty."""
-        entry.running = False
+    def done(self, entry: Entry, generation: int, began: int = 0) -> None:
+        """The key is in line as of `generation`; a newer one stays dirty. `began`: a number drawn before the attempt."""
+        entry.running, entry.reached = False, began
         if entry.doubtful:
             self._doubt(entry.key, generation)
         else:

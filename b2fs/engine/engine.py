@@ -159,12 +159,15 @@ class Engine:
     async def drain(
         self, path: str = "", deadline_s: float = float("inf"), report: Callable[[], Awaitable[None]] | None = None
     ) -> list[dict[str, Any]]:
-        """Bring everything at or below `path` into B2; what is left of it after `deadline_s` (empty: nothing)."""
+        """Bring everything at or below `path` that was written so far into B2; what is left of it after `deadline_s`
+        (empty: nothing).
+        """
         self._hasten.set()
+        mark = self.uploader.mark()
         with trio.move_on_after(deadline_s):
-            await self.uploader.drain(path, report)
-        await self.uploader.seal(path)
-        return self.uploader.left(path)
+            await self.uploader.drain(path, mark, report)
+        await self.uploader.seal(path, mark)
+        return self.uploader.left(path, mark)
 
     # ------------------------------------------------------------ looking at it
 

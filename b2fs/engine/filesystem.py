@@ -338,10 +338,10 @@ class FileSystem:
         path = self._tree.path(node) if node.linked else ""
         if not path or not self._volume.settings.remote_fsync.match(path):
             return
-        deadline_s = self._volume.settings.read_deadline_s
+        deadline_s, mark = self._volume.settings.read_deadline_s, self._uploader.mark()
         with trio.move_on_after(deadline_s):
-            await self._uploader.drain(path)
-        if left := self._uploader.left(path):
+            await self._uploader.drain(path, mark)
+        if left := self._uploader.left(path, mark):
             why = f"B2 does not have {left[0]['path']} after {deadline_s:g} s: {left[0]['why']}"
             raise Unavailable(f"{why}; it is safe here, and goes on being tried")
 

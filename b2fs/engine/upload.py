@@ -100,12 +100,12 @@ class Uploader:
                 await volume.work.wait()
 
     async def _work(self, entry: Entry) -> None:
-        generation = entry.generation
+        generation, began = entry.generation, self._volume.journal.next_number()
         try:
             entry.waits_for = 0
             pause_s = await self._reconcile(entry, generation)
             if pause_s is None:
-                self._volume.schedule.done(entry, generation)
+                self._volume.schedule.done(entry, generation, began)
                 self._recovered()
             else:
                 self._again(entry, pause_s)
@@ -341,23 +341,27 @@ class Uploader:
 
     # ------------------------------------------------------------ waiting for the end
 
-    async def drain(self, path: str = "", report: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Return once every key at or below `path` ('': all) is in line, and the journal knows it for good; cancel it
-        to give up.
+    def mark(self) -> int:
+        """A number for `drain`, `seal` and `left`: they are about what was written before it."""
+        return self._volume.journal.next_number()
+
+    async def drain(self, path: str, mark: int, report: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Return once B2 has everything at or below `path` ('': all) that was written before `mark`, and the journal
+        knows it for good; cancel it to give up. Who goes on writing does not keep it from ending.
 
         Files are sealed even if a program still writes. What B2 refuses is tried once more, then left; everything
         is, once the journal cannot be written.
         """
         volume = self._volume
-        for entry in self._waiting(path):
+        for entry in self._waiting(path, mark):
             entry.attempts = 0
             volume.schedule.hurry(entry, trio.current_time())
         self.hurrying += 1
         try:
-            while not volume.read_only and not all(map(self._is_stuck, self._waiting(path))):
+            while not volume.read_only and not all(map(self._is_stuck, self._waiting(path, mark))):
                 if report is not None:
                     await report()
-                for entry in self._waiting(path):
+                for entry in self._waiting(path, mark):
                     if not entry.error and not entry.waits_for:
                         volume.schedule.hurry(entry, trio.current_time())
                 volume.wake()
@@ -377,9 +381,9 @@ class Uploader:
         others = (self._volume.schedule.entries.get(key) for key in keys)
         return any(other is not None and other.lasting and other.attempts > 0 for other in others)
 
-    async def seal(self, path: str = "") -> None:
+    async def seal(self, path: str, mark: int) -> None:
         """Seal what is not in B2 at or below `path`, so that its size and SHA-1 are known and final."""
-        for entry in self._waiting(path):
+        for entry in self._waiting(path, mark):
             node = None if entry.key.endswith("/") else await self._volume.resolve(entry.key)
             if node is None or self._volume.read_only:
                 continue
@@ -388,10 +392,10 @@ class Uploader:
             except B2fsError as error:  # a full disk: it stays scratch, and the next start goes on with it
                 log.warning("%r (generation %d) cannot be sealed: %s", entry.key, entry.generation, error)
 
-    def left(self, path: str = "") -> list[dict[str, Any]]:
+    def left(self, path: str, mark: int) -> list[dict[str, Any]]:
         """What is not in B2 at or below `path`, for the manifest: key, bytes, SHA-1 where known, why."""
         found = []
-        for entry in sorted(self._waiting(path), key=lambda entry: entry.key):
+        for entry in sorted(self._waiting(path, mark), key=lambda entry: entry.key):
             row = self._volume.journal.path_inode(entry.key)
             found.append(
                 {
@@ -403,7 +407,7 @@ class Uploader:
             )
         return found
 
-    def _waiting(self, path: str) -> list[Entry]:
+    def _waiting(self, path: str, mark: int) -> list[Entry]:
         entries = self._volume.schedule.entries
         below = path + "/" if path else ""
 
@@ -411,7 +415,7 @@ class Uploader:
             above = key.endswith("/") and below.startswith(key)  # a moved directory that the path is in
             return key == path or key.startswith(below) or above
 
-        return [entry for key, entry in entries.items() if concerns(key)]
+        return [entry for key, entry in entries.items() if concerns(key) and entry.reached <= mark]
 
 
 def _holds(now: Inode, live: Inode, row: ObjectRow, named: bool) -> bool:

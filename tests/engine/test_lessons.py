@@ -95,6 +95,30 @@ async def test_oldest_age_is_that_of_the_first_change(world: World, autojump_clo
         assert m.engine.dirty()["oldest_age_s"] == 90.0
 
 
+async def test_drain_ends_while_a_program_goes_on_writing(world: World, autojump_clock: object) -> None:
+    """What was written before it is in B2 when a drain says so; a file that changes all the time does not keep it."""
+    _slow_uploads(world, 1.0)
+    async with world.mount() as m, trio.open_nursery() as nursery:
+        written = [0]
+
+        async def write() -> None:
+            handle = await m.create("log")
+            while True:
+                await m.files.write(handle, written[0] * 4, b"%03d\n" % (written[0] % 1000))
+                written[0] += 1
+                await trio.sleep(0.01)
+
+        nursery.start_soon(write)
+        await m.write("other", b"other")
+        await trio.sleep(1.0)
+        for _ in range(3):
+            before = written[0]
+            assert await m.engine.drain("", 60.0) == []
+            assert len(world.bucket.content("log")) >= before * 4
+            assert world.bucket.content("other") == b"other"
+        nursery.cancel_scope.cancel()
+
+
 # ---------------------------------------------------------------- content that is not what it was
 
 

@@ -215,7 +215,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "remote_fsync: what B2 does not confirm is an error",
         _FILES,
-        "        if left := self._uploader.left(path):",
+        "        if left := self._uploader.left(path, mark):",
         "        if left := []:",
         (_LESSONS + "test_fsync_that_b2_does_not_confirm",),
     ),
@@ -472,5 +472,19 @@ ROWS: tuple[Row, ...] = (
         "await engine.drain(report=lambda: self._report(engine))",
         "pass",
         ("tests/mount/test_rescue.py::test_rescue_of_a_killed_daemon",),
+    ),
+    Row(
+        "a drain ends though a program goes on writing",
+        _UPLOAD,
+        "if concerns(key) and entry.reached <= mark]",
+        "if concerns(key)]",
+        (_LESSONS + "test_drain_ends_while_a_program_goes_on_writing",),
+    ),
+    Row(
+        "power: what has a name in the cache is on the disk",
+        _CACHE,
+        "            await volume.seam.thread(volume.disk.secure_part, number)",
+        "            pass",
+        (_POWER + "test_the_cache_may_be_anything",),
     ),
 )
