@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from b2fs.cli.main import COMMANDS, Options, cli
@@ -39,6 +40,20 @@ def test_modules_of_the_architecture() -> None:
     named = set(re.findall(r"`([a-z0-9_/]+(?:\.py|/))`", ARCHITECTURE)) - {"cli/"}
     missing = [name for name in named if not list((_ROOT / "b2fs").rglob(name.rstrip("/")))]
     assert named
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", ["README.md", "tests/LESSONS.md"])
+def test_tests_that_documents_link_to(document: str) -> None:
+    """Every test that a document links to is in the file that it links to."""
+    path = _ROOT / document
+    links = re.findall(r"\[`(test_\w+)(?:\.py)?`\]\(([\w/]+\.py)\)", path.read_text())
+    missing = [
+        (name, file)
+        for name, file in links
+        if not file.endswith(f"/{name}.py") and f"def {name}(" not in (path.parent / file).read_text()
+    ]
+    assert len(links) > 20
     assert missing == []
 
 
