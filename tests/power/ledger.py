@@ -51,6 +51,8 @@ class Ledger:
         self._durable = 0
         """Index of the oldest namespace that may be left."""
         self._files: dict[int, Contents] = {}
+        self._made: dict[str, bytes] = {}
+        """Content by path that the step during which the power went was to give a new file."""
         self._flushed: dict[str, bytes] = {}
         """What a flush brought to B2 and nobody touched since, by path."""
 
@@ -86,6 +88,8 @@ class Ledger:
             target = entry.content.decode() if stat.S_ISLNK(entry.mode) else ""
             same = old is not None and stat.S_IFMT(old.mode) == stat.S_IFMT(entry.mode)
             names[path] = Name(old.ino if old is not None and same else 0, entry.mode, target)
+            if not names[path].ino:
+                self._made[path] = entry.content
             if old is not None and same and stat.S_ISREG(entry.mode):
                 contents = self._contents(old.ino)
                 if contents.versions[-1][0] != entry.content:
@@ -163,9 +167,9 @@ class Ledger:
     def _check_content(self, path: str, ino: int, found: bytes, mtime_ns: int) -> None:
         contents = self._contents(ino)
         versions = contents.versions[max(contents.acknowledged, 0) :]
-        if not versions:
-            assert self._names[-1][path].ino == 0, f"{path} is a file that the history never had"
-            return  # made by the step during which the power went: `unsure` has no number for it
+        if not versions:  # made by the step during which the power went: `unsure` has no number for it
+            assert found == self._made.get(path), f"{path} is a file that the history never had"
+            return
         whole = [content for content, _ in versions]
         if found not in whole:
             assert contents.acknowledged >= 0 and contents.mixed_from >= 0, (path, found, whole)
