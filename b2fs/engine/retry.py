@@ -34,6 +34,8 @@ def backoff_s(attempts: int, error: BucketError | None = None) -> float:
     return random.uniform(0, min(SLOWEST_S, _FIRST_S * 2 ** min(attempts - 1, 16)))
 
 
+_WAITING_S = 4.0
+"""Longest pause between two attempts while somebody waits for the answer: the deadline shall see many of them."""
 _CORRUPT_TRIES = 5
 """How often wrong bytes are asked for again: if B2 itself has them, nothing else will come."""
 
@@ -58,5 +60,6 @@ async def until(deadline_s: float, ask: Callable[[], Awaitable[T]], what: str) -
                 corrupt += error.fault is Fault.CORRUPT
                 if corrupt > _CORRUPT_TRIES:
                     raise
-                await trio.sleep(backoff_s(attempts, error))
+                pause_s = backoff_s(attempts, error)
+                await trio.sleep(pause_s if error.retry_after_s else min(pause_s, _WAITING_S))
     raise Unavailable(f"B2 did not give {what} within {deadline_s:g} s ({last})")

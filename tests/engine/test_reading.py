@@ -205,6 +205,17 @@ async def test_passing_read_fault_is_not_seen(world: World, autojump_clock: obje
         assert await m.read("x") == b"content"
 
 
+async def test_a_dozen_passing_faults_in_a_row(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor twelve failures, with the longest pauses that can be drawn: the deadline is there for many attempts."""
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    world.bucket.put("x", b"content")
+    async with world.mount(read_deadline_s=60.0) as m:
+        world.bucket.faults += [Planted("fetch", DOWN) for _ in range(12)]
+        assert await m.read("x") == b"content"
+
+
 async def test_read_while_b2_is_down(world: World, autojump_clock: object) -> None:
     """After the deadline it is Unavailable (EIO), not before, never NotFound; when B2 is back it works."""
     world.bucket.put("x", b"content")
