@@ -289,11 +289,12 @@ class Content:
 
     # ------------------------------------------------------------ sealing
 
-    async def seal(self, node: Node) -> Inode:
+    async def seal(self, node: Node, patient: bool = False) -> Inode | None:
         """Turn scratch into staged: immutable, on stable storage, with its SHA-1 in the journal.
 
         Returns the inode as it was sealed. A write that comes meanwhile is either in the sealed content or in
-        a new scratch file, which shadows it.
+        a new scratch file, which shadows it. None if it is `patient` and a program began to write meanwhile: what the
+        file is now is perhaps half of what it is to be (after O_TRUNC nothing).
         """
         volume = self._volume
         for _ in range(_HASH_TRIES):
@@ -307,6 +308,8 @@ class Content:
                 continue  # it was unlinked, or sealed under another name, meanwhile
             if node.writes == writes and node.inode.scratch == number:
                 return self._freeze(node, sha1)
+            if patient and node.writers > 0:
+                return None
         # somebody writes all the time, or the last run ended here: hash what is frozen
         sealed = self._freeze(node, "") if node.inode.scratch else node.inode
         if sealed.staged and not sealed.sha1:

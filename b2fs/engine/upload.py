@@ -166,14 +166,16 @@ class Uploader:
             await self._expand(key, generation)
             return None
         node = await self._volume.resolve(key)
-        in_use = node is not None and node.inode.scratch and node.writers > 0
-        if in_use and not self.hurrying and not self._volume.waiting_writers:
-            age_left_s = entry.since_s + self._volume.schedule.max_age_s - trio.current_time()
-            if age_left_s > 0:
-                return min(age_left_s, max(self._volume.schedule.quiet_s, 0.1))
+        age_left_s = entry.since_s + self._volume.schedule.max_age_s - trio.current_time()
+        patient = not self.hurrying and not self._volume.waiting_writers and age_left_s > 0
+        later_s = min(age_left_s, max(self._volume.schedule.quiet_s, 0.1))
+        if patient and node is not None and node.inode.scratch and node.writers > 0:
+            return later_s
         live = None
         if node is not None:
-            live = await self._content.seal(node)
+            live = await self._content.seal(node, patient)
+            if live is None:
+                return later_s
             if await self._volume.resolve(key) is not node:
                 return 0.0  # it was renamed or removed while it was sealed: look again
         row = self._volume.journal.object(key)

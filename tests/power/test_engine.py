@@ -249,6 +249,27 @@ async def test_an_fsynced_file_is_overwritten_and_sealed(cut: Cut, autojump_cloc
         cut.world.bucket.gate.open()
 
 
+async def test_an_fsynced_file_is_emptied_while_it_is_sealed(cut: Cut, autojump_clock: MockClock) -> None:
+    """The file is being hashed for its upload, and a program opens it with O_TRUNC: the empty file that it is until the first
+    write comes replaces nothing, neither on the disk nor in B2.
+    """
+    seam, handles = HookSeam(), []
+
+    async def empty() -> None:
+        handles.append(await m.open("a", os.O_WRONLY | os.O_TRUNC))
+
+    async with cut.world.mount(seam=seam, max_dirty_age_s=1e6) as m:
+        await write_synced(m, "a", OLD)
+        seam.before["secure"] = empty
+        await m.until(lambda: handles)
+        await trio.sleep(5.0)
+        await cut.everywhere(is_one_of("a", OLD))
+        await m.files.write(handles[0], 0, NEW)
+        await m.close(handles[0])
+        await m.drained()
+    assert [version and version.size for version in cut.world.bucket.versions("a")] == [len(NEW)]
+
+
 async def test_rename_over_an_fsynced_file(cut: Cut, autojump_clock: MockClock) -> None:
     """temp + fsync + rename, as every careful program does: the old content or the new; after fsync of the directory the
     new. Never none, never the temporary name and no target.
