@@ -340,6 +340,13 @@ class _Control:
             await stream.send_all(json.dumps(answer).encode())
 
 
+async def _end_with_parent() -> None:
+    """Unmount when the other side is gone, however it ended: it holds the other end of our stdin."""
+    async with trio.lowlevel.FdStream(os.dup(sys.stdin.fileno())) as stdin:
+        await stdin.receive_some(1)
+    pyfuse3.terminate()
+
+
 async def _main(mountpoint: str, socket_path: str) -> None:
     platter = Platter()
     options = set(pyfuse3.default_options) | {"fsname=power", "subtype=power", "default_permissions"}
@@ -351,6 +358,7 @@ async def _main(mountpoint: str, socket_path: str) -> None:
             async with trio.open_nursery() as nursery:
                 serve = _Control(platter).serve
                 nursery.start_soon(trio.serve_listeners, serve, [trio.SocketListener(listening)])
+                nursery.start_soon(_end_with_parent)
                 print("ready", flush=True)
                 await pyfuse3.main()
                 nursery.cancel_scope.cancel()

@@ -44,7 +44,9 @@ class Layer:
         self._socket = str(self._base / "control")
         self._images = 0
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.power.layer", str(self.disk), self._socket], stdout=subprocess.PIPE
+            [sys.executable, "-m", "tests.power.layer", str(self.disk), self._socket],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         assert self._process.stdout is not None
         with selectors.DefaultSelector() as selector:
@@ -61,8 +63,9 @@ class Layer:
             except (OSError, subprocess.TimeoutExpired):
                 self._process.kill()
                 self._process.wait(_STOP_S)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
         for mount in mounts.all_mounts():
             if mount.mountpoint == str(self.disk):
                 mounts.detach(str(self.disk))
