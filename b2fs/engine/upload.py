@@ -16,6 +16,7 @@ with the error that `b2fs status` shows.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
@@ -372,7 +373,9 @@ class Uploader:
         finally:
             self.hurrying -= 1
         if not volume.read_only:
-            await volume.sync()
+            with contextlib.suppress(B2fsError):  # the disk fails, which is logged; the bytes are in B2 all the same
+                await volume.sync()
+                await volume.reaper.reap()
 
     def _is_stuck(self, entry: Entry) -> bool:
         """Whether a drain can do nothing about a key: it is refused, or waits for one that is."""
