@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from b2fs import daemon
 from b2fs.__main__ import main
 from b2fs.adapters.b2.settings import Settings
 from b2fs.config import Config
+from b2fs.ops import setup
 
 SILENCE_S = 3.0
 
-_patient = daemon._bucket_settings
+_patient = setup.bucket_settings
 
 
 def _impatient(config: Config) -> Settings:
@@ -25,5 +25,5 @@ def _impatient(config: Config) -> Settings:
 
 
 if __name__ == "__main__":
-    daemon._bucket_settings = _impatient
+    setup.bucket_settings = _impatient
     main()
