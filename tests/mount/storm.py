@@ -15,6 +15,7 @@ Rules
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import os
 import sys
@@ -29,6 +30,9 @@ NAMES = ("1", "2", "3", "ф.json")
 OPEN_FILES = 3
 MAX_WRITE = 40_000
 """One write is one request of the kernel, so it is done in whole or not at all."""
+
+UNSERVED = (errno.ENOTCONN, errno.ECONNABORTED)
+"""What the kernel answers where the daemon is gone."""
 
 
 class Operation(msgspec.Struct, omit_defaults=True):
@@ -244,7 +248,9 @@ def main(root: str, log: str, seed: str, operations: str) -> int:
         try:
             perform(Path(root), op, files)
         except OSError as error:
-            print(f"{op.kind} {op.path} {op.target}: {error.strerror or error}", error.errno, flush=True)
+            # shutil.copytree gathers what failed, as text
+            number = error.errno or next((n for n in UNSERVED if f"[Errno {n}]" in str(error)), 0)
+            print(f"{op.kind} {op.path} {op.target}: {error.strerror or error}", number, flush=True)
             return 1
         os.write(descriptor, b"\n")
         model.apply(op)

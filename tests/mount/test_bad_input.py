@@ -431,10 +431,11 @@ def fill(path: Path) -> None:
 @pytest.mark.slow
 def test_full_disk_while_writing(new_host: NewHost, devbucket: DevBucket, small_disk: Path) -> None:
     """The writer gets ENOSPC; what was acknowledged is there and reaches B2; with room again writes work."""
-    host = new_host(state_dir=str(small_disk / "state"), quiet_period=LONG)
+    host = new_host(state_dir=str(small_disk / "state"), quiet_period=LONG, dirty_wait="200ms")
     ballast = small_disk / "ballast"
     ballast.write_bytes(bytes(2 * MIB))
     host.start_listed()
+    away = devbucket.admin.fault("status", "b2_upload_file", count=None, status=503)  # else uploads make room
     written: dict[str, bytes] = {}
     with failing(errno.ENOSPC):
         for number in range(100):
@@ -454,6 +455,7 @@ def test_full_disk_while_writing(new_host: NewHost, devbucket: DevBucket, small_
     assert host.status()["state"] == "serving"
 
     ballast.unlink()
+    devbucket.admin.clear_faults(away)
     write(host.path)
     (host.path / "0.bin").write_bytes(b"short")
     host.stop()
