@@ -25,7 +25,6 @@ from tests.adapters.b2_support import pattern, sealed, settings_for, sha1_of, st
 if TYPE_CHECKING:  # at run time pytest imports it, as a plugin
     from tests.devbucket_fixture import DevBucket
 
-pytest_plugins = ["tests.devbucket_fixture"]
 
 # b2sdk warns of a 400 without a code, which a HEAD always is. Made an error, it would hide the real one.
 pytestmark = pytest.mark.filterwarnings("ignore:bad request exception with an unknown `code`:UserWarning")

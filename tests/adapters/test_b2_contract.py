@@ -19,7 +19,6 @@ from tests.fakes.bucket import FakeBucket
 if TYPE_CHECKING:  # at run time pytest imports it, as a plugin
     from tests.devbucket_fixture import DevBucket
 
-pytest_plugins = ["tests.devbucket_fixture"]
 
 PREFIX = "mount/"
 

@@ -26,7 +26,6 @@ from tests.adapters.b2_support import pattern, sealed, settings_for, sha1_of, st
 if TYPE_CHECKING:  # at run time pytest imports it, as a plugin
     from tests.devbucket_fixture import DevBucket
 
-pytest_plugins = ["tests.devbucket_fixture"]
 
 DATA = pattern(10_000)
 

@@ -22,7 +22,6 @@ from tests.adapters.b2_support import pattern, sealed, settings_for, sha1_of
 if TYPE_CHECKING:  # at run time pytest imports it, as a plugin
     from tests.devbucket_fixture import DevBucket
 
-pytest_plugins = ["tests.devbucket_fixture"]
 
 PART = 10_000
 DATA = pattern(95_000)
