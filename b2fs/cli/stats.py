@@ -59,7 +59,7 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("cache", f"{show_size(cache['bytes'])} of {show_size(cache['limit'])},"
                   f" {render.count(cache['objects'], 'object')}, {cache['evictions']} evicted"),
         ("not in B2 yet", f"{render.count(dirty['files'], 'file')}, {show_size(dirty['bytes'])}"
-                          f" of {show_size(dirty['limit'])}{_age(dirty)}"),
+                          f" of {show_size(dirty['limit'])}{_age(dirty)}{_full(dirty)}"),
         ("queue", f"{queue['waiting']} waiting, {queue['in_flight']} in flight, {queue['failed']} failed"),
         ("uploads", f"{transfers['uploads']}, {show_size(transfers['uploaded_bytes'])}"),
         ("fetches", f"{transfers['fetches']}, {show_size(transfers['fetched_bytes'])}"),
@@ -69,6 +69,11 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
     by_number = sorted(requests["calls"].items(), key=lambda item: (-item[1], item[0]))
     return rows + [(f"  {call}", str(number)) for call, number in by_number]
+
+
+def _full(dirty: dict[str, Any]) -> str:
+    left_s = dirty.get("time_to_full_s")
+    return "" if left_s is None else f", full in {show_duration(left_s)} at this rate" if left_s else ", full"
 
 
 def _age(dirty: dict[str, Any]) -> str:
