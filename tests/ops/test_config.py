@@ -342,3 +342,14 @@ def test_every_default_passes_its_own_parser() -> None:
     for setting in SETTINGS.values():
         if setting.default not in (None, "") and not setting.secret:
             assert setting.kind.parse(setting.show(setting.default)) == setting.default, setting.name
+
+
+def test_patterns(tmp_path: Path) -> None:
+    """A list in a file and words with commas in a variable mean the same; a bad pattern is refused by name."""
+    file = tmp_path / "b2fs.toml"
+    file.write_text('remote_fsync = ["users/**", "*.json"]')
+    from_file = load(environ={}, config_file=str(file)).remote_fsync
+    assert from_file == load(environ={"B2FS_REMOTE_FSYNC": "users/**, *.json"}).remote_fsync
+    assert from_file.match("users/a/b") and from_file.match("x.json") and not from_file.match("x.mp3")
+    with pytest.raises(ConfigError, match="remote_fsync.*'/users'"):
+        load(environ={"B2FS_REMOTE_FSYNC": "/users"})
