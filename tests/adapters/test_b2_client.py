@@ -345,6 +345,27 @@ def test_wrong_key(devbucket: DevBucket) -> None:
     assert devbucket.key_id in text and "wr0ng" not in text
 
 
+def test_key_that_was_accepted_is_not_given_up_at_once(devbucket: DevBucket) -> None:
+    """One odd refusal of a key that has worked is a passing fault; three in a row are believed; an acceptance forgets them."""
+    client = B2Client(settings_for(devbucket))
+    client.connect()
+
+    def attempts(refusals: int) -> list[Fault | None]:
+        devbucket.admin.expire_tokens()
+        devbucket.admin.fault("status", "b2_authorize_account", status=401, code="unauthorized", count=refusals)
+        found: list[Fault | None] = []
+        for _ in range(refusals + 1):
+            try:
+                client.list_page("", "", "", 10)
+                found.append(None)
+            except BucketError as error:
+                found.append(error.fault)
+        return found
+
+    assert attempts(2) == [Fault.TRANSIENT, Fault.TRANSIENT, None]
+    assert attempts(4) == [Fault.TRANSIENT, Fault.TRANSIENT, Fault.DENIED, Fault.DENIED, None]
+
+
 def test_wrong_bucket(devbucket: DevBucket) -> None:
     """A bucket that is not there is MISSING, by name."""
     fault, text = refused(B2Client(settings_for(devbucket, bucket="no-such-bucket")))

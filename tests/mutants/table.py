@@ -494,4 +494,11 @@ ROWS: tuple[Row, ...] = (
         "            pass",
         (_POWER + "test_the_cache_may_be_anything",),
     ),
+    Row(
+        "faults: one odd refusal of a key that has worked is not believed",
+        "b2fs/adapters/b2/account.py",
+        "        return error if self._refusals >= _BELIEVED else",
+        "        return error if self._refusals >= 1 else",
+        ("tests/adapters/test_b2_client.py::test_key_that_was_accepted_is_not_given_up_at_once",),
+    ),
 )

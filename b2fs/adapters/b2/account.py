@@ -4,6 +4,8 @@ Rules
   One b2_authorize_account at a time (facts: b2.md 2: 32 threads with one expired token made ten). Whoever
   needs a new account while one is being fetched gets that one's result, success or failure.
   An `Account` is replaced as a whole, so no thread sees half of an old and half of a new one.
+  A key that was accepted before is not believed to be gone at the first word: `_BELIEVED` refusals in a row make it
+  DENIED, fewer are a passing fault, for a reader must not get an error by one odd answer.
 """
 
 from __future__ import annotations
@@ -24,6 +26,8 @@ T = TypeVar("T")
 
 NEEDED = ("listBuckets", "listFiles", "readFiles", "writeFiles")
 """Capabilities of a mount; deleteFiles is not among them (facts: b2.md 1.7)."""
+_BELIEVED = 3
+"""Refusals in a row."""
 
 
 class Authority:
@@ -34,6 +38,9 @@ class Authority:
         self._api = api
         self._lock = threading.Lock()
         self._account: Account | None = None
+        self._was_accepted = settings.bucket_id != ""
+        """By an earlier transfer process, or by this one."""
+        self._refusals = 0
         self._flight: Future[Account] | None = None
 
     def connect(self) -> Account:
@@ -63,14 +70,24 @@ class Authority:
                 bucket_id = stale.bucket_id if stale and not look_up else ""
                 account = _authorise(self._settings, self._api, bucket_id)
             except BaseException as exc:
+                error = self._doubted(exc)
                 with self._lock:
                     self._flight = None
-                flight.set_exception(exc)
-                raise
+                flight.set_exception(error)
+                raise error from None
+            self._was_accepted, self._refusals = True, 0
             with self._lock:
                 self._account, self._flight = account, None
             flight.set_result(account)
         return flight.result()
+
+
+    def _doubted(self, error: BaseException) -> BaseException:
+        """The error, or a passing one instead of a refusal that is not believed yet."""
+        if not isinstance(error, BucketError) or error.fault is not Fault.DENIED or not self._was_accepted:
+            return error
+        self._refusals += 1
+        return error if self._refusals >= _BELIEVED else BucketError(Fault.TRANSIENT, str(error))
 
 
 def _authorise(settings: Settings, api: Api, bucket_id: str) -> Account:
