@@ -33,7 +33,7 @@ def _copy(directory: Path) -> None:
 
 
 def _pytest(directory: Path, tests: Iterable[str]) -> tuple[int, str]:
-    """pytest's exit code and last line."""
+    """pytest's exit code, and its first line about a failure, else its last."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "--no-header", *tests],
         cwd=directory,
@@ -42,7 +42,8 @@ def _pytest(directory: Path, tests: Iterable[str]) -> tuple[int, str]:
         text=True,
     )
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or [""]
-    return done.returncode, lines[-1]
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    return done.returncode, f"{failed[0]} ({lines[-1]})" if failed else lines[-1]
 
 
 def run(row: Row, directory: Path) -> tuple[bool, str]:
