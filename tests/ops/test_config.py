@@ -351,5 +351,5 @@ def test_patterns(tmp_path: Path) -> None:
     from_file = load(environ={}, config_file=str(file)).remote_fsync
     assert from_file == load(environ={"B2FS_REMOTE_FSYNC": "users/**, *.json"}).remote_fsync
     assert from_file.match("users/a/b") and from_file.match("x.json") and not from_file.match("x.mp3")
-    with pytest.raises(ConfigError, match="remote_fsync.*'/users'"):
+    with pytest.raises(ConfigError, match=r"remote_fsync.*'/users'"):
         load(environ={"B2FS_REMOTE_FSYNC": "/users"})
