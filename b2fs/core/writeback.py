@@ -205,10 +205,16 @@ class Schedule:
         else:
             self._in_doubt.get(entry.key, set()).discard(generation)
         entry.attempts, entry.error, entry.doubtful, entry.lasting = 0, "", False, False
+        if self.entries.get(entry.key) is not entry:
+            return  # it was forgotten meanwhile
         if entry.generation == generation:
-            self.entries.pop(entry.key, None)
+            del self.entries[entry.key]
         else:
             self._put(entry, entry.due_s)
+
+    def forget(self, key: str) -> None:
+        """Nothing here has to go to that key any more, whatever an attempt that is under way says in the end."""
+        self.entries.pop(key, None)
 
     def again(self, entry: Entry, due_s: float, error: str = "") -> None:
         """Not now: try again at `due_s`. With `error` it counts as a failure."""

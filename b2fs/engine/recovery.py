@@ -137,6 +137,8 @@ class Recovery:
         inode = replace(inode, staged=0, sha1="" if inode.scratch else inode.sha1)
         self._settle(change, inode)
         volume.commit(change)
+        for key, _ in change.settled:  # the name is unknown now, not gone: its turn must not come and hide what B2 has
+            volume.schedule.forget(key)
         self._tell(node, change)
         return False
 

@@ -1,0 +1,71 @@
+"""A journal, a disk or a bug that fails at a bad moment: nothing is acknowledged that is not so, nothing is stuck."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import TypeVar, TypeVarTuple
+
+import trio
+
+from tests.engine.seams import InlineSeam
+from tests.engine.world import World
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class FailingSeam(InlineSeam):
+    """Calls of a function named in `fails` raise its error instead, so many times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fails: dict[str, tuple[Exception, int]] = {}
+
+    def inline(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        self._fail(call.__name__)
+        return super().inline(call, *args)
+
+    async def thread(self, call: Callable[[*Ts], T], *args: *Ts) -> T:
+        await trio.lowlevel.checkpoint()
+        self._fail(call.__name__)
+        return await super().thread(call, *args)
+
+    def _fail(self, name: str) -> None:
+        error, times = self.fails.get(name, (None, 0))
+        if error is not None and times > 0:
+            self.fails[name] = error, times - 1
+            raise error
+
+
+async def _spoilt(world: World) -> None:
+    """A state directory ``cut`` whose power went: ``d/x`` is good in B2; what replaced it here was sealed, and has spoilt."""
+    async with world.mount(boot="one") as m:
+        await m.mkdir("d")
+        await m.write("d/x", b"good")
+        await m.drained()
+    async with world.mount(boot="one", upload=False, check=False) as m:
+        await m.write("d/new", b"newer")
+        await m.rename("d/new", "d/x")
+        node = await m.node("d/x")
+        await m.engine.content.seal(node)
+        await m.volume.reaper.reap()
+        shutil.copytree(world.state(), world.state("cut"))
+    (world.state("cut") / "staged" / str(node.inode.staged)).write_bytes(b"newEr")
+
+
+# ---------------------------------------------------------------- content that was set aside
+
+
+async def test_the_version_below_spoilt_content_is_not_hidden(world: World, autojump_clock: object) -> None:
+    """A file whose content was set aside before B2 answered has its version in B2 again, which nobody hides."""
+    await _spoilt(world)
+    world.bucket.down = True
+    async with world.mount("cut", boot="two", serve=True, known=["damaged"]) as m:
+        await m.until(lambda: m.engine.status()["problems"])
+        world.bucket.mend()
+        await m.until(lambda: m.engine.listing.complete)
+        await m.idle()
+        assert await m.read("d/x") == b"good"
+    assert world.bucket.content("d/x") == b"good"
+    assert world.bucket.calls("hide") == []
