@@ -101,6 +101,21 @@ class Uploader:
                 await volume.work.wait()
 
     async def _work(self, entry: Entry) -> None:
+        """One attempt at one key. Whatever fails in it, the key gets its next turn, and the others theirs."""
+        try:
+            await self._attempt(entry)
+        except B2fsError as error:
+            self._again(entry, retry.backoff_s(entry.attempts + 1), str(error))
+        except Exception as error:  # a bug in the handling of one key must not stop the others
+            log.exception("write-back of %r failed unexpectedly", entry.key)
+            self._again(entry, retry.SLOWEST_S, f"unexpected: {error!r}", lasting=True)
+        finally:
+            self._slots.release()
+            self._volume.wake()
+            self._finished.set()
+            self._finished = trio.Event()
+
+    async def _attempt(self, entry: Entry) -> None:
         generation, began = entry.generation, self._volume.journal.next_number()
         try:
             entry.waits_for = 0
@@ -118,16 +133,6 @@ class Uploader:
             self._again(entry, retry.REFUSED_S, str(error), lasting=True)
         except Damaged as error:
             await self._damaged(entry, generation, error)
-        except B2fsError as error:
-            self._again(entry, retry.backoff_s(entry.attempts + 1), str(error))
-        except Exception as error:  # a bug in the handling of one key must not stop the others
-            log.exception("write-back of %r failed unexpectedly", entry.key)
-            self._again(entry, retry.SLOWEST_S, f"unexpected: {error!r}", lasting=True)
-        finally:
-            self._slots.release()
-            self._volume.wake()
-            self._finished.set()
-            self._finished = trio.Event()
 
     async def _damaged(self, entry: Entry, generation: int, error: Damaged) -> None:
         """The file that was being uploaded is not what was sealed: set it aside, unless it was only hard to read."""

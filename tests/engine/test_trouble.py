@@ -8,6 +8,7 @@ from typing import TypeVar, TypeVarTuple
 
 import trio
 
+from b2fs.errors import NoSpace
 from tests.engine.seams import InlineSeam
 from tests.engine.world import World
 
@@ -69,3 +70,46 @@ async def test_the_version_below_spoilt_content_is_not_hidden(world: World, auto
         assert await m.read("d/x") == b"good"
     assert world.bucket.content("d/x") == b"good"
     assert world.bucket.calls("hide") == []
+
+
+# ---------------------------------------------------------------- failures that must not stop the rest
+
+
+async def test_the_disk_fails_while_content_is_set_aside(world: World, autojump_clock: object) -> None:
+    """An error in the handling of an error stops no other upload, and the file is looked at again."""
+    async with world.mount(known=["damaged"]) as m:
+        world.bucket.gate.close("upload")
+        await m.write("x", b"spoilt")
+        await world.bucket.gate.waiting("upload")
+        (world.state() / "staged" / str((await m.node("x")).inode.staged)).write_bytes(b"spoiLt")
+        quarantine, failures = m.volume.disk.quarantine, [NoSpace("full")] * 2
+
+        def failing(number: int) -> str:
+            if failures:
+                raise failures.pop()
+            return quarantine(number)
+
+        m.volume.disk.quarantine = failing  # type: ignore[method-assign]
+        await m.write("y", b"1")
+        world.bucket.gate.open()
+        await m.idle()
+        assert world.bucket.files() == {"y": b"1"}
+        (problem,) = m.engine.status()["problems"]
+        assert problem["key"] == "x"
+
+
+async def test_no_number_can_be_drawn_for_an_upload(world: World, autojump_clock: object) -> None:
+    """A journal without room for the next block of numbers delays an upload, and no more."""
+    async with world.mount() as m:
+        await m.write("x", b"1")
+        draw, failures = m.volume.journal.next_number, [NoSpace("full")] * 3
+
+        def failing() -> int:
+            if failures:
+                raise failures.pop()
+            return draw()
+
+        m.volume.journal.next_number = failing  # type: ignore[method-assign]
+        await m.idle()
+        assert failures == []
+    assert world.bucket.files() == {"x": b"1"}
