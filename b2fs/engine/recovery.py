@@ -116,7 +116,7 @@ class Recovery:
                 await self.examine(inode.ino, inode.staged, inode.sha1)
 
     async def examine(self, ino: int, staged: int, sha1: str) -> bool:
-        """Whether staged content is what was sealed; if not, it was set aside."""
+        """Set staged content aside if it is not what was sealed; whether it was. What cannot be read stays."""
         volume = self._volume
         try:
             found = await volume.seam.thread(disk_module.sha1_of, volume.disk.staged_path(staged))
@@ -126,11 +126,11 @@ class Recovery:
             log.error("staged content %d cannot be read: %s", staged, error)
             return False
         if found == sha1:
-            return True
+            return False
         node = volume.tree.nodes.get(ino)
         inode = node.inode if node is not None else volume.journal.inode(ino)
         if inode is None or inode.staged != staged:
-            return True  # it was replaced meanwhile
+            return False  # it was replaced meanwhile
         change = Change()
         why = f"its SHA-1 is {found}, it was sealed with {sha1}" if found else "it is gone from staged/"
         self._quarantine(change, inode, staged, why)
@@ -140,7 +140,7 @@ class Recovery:
         for key, _ in change.settled:  # the name is unknown now, not gone: its turn must not come and hide what B2 has
             volume.schedule.forget(key)
         self._tell(node, change)
-        return False
+        return True
 
     def _tell(self, node: Node | None, change: Change) -> None:
         for parent, name in change.unlinks:

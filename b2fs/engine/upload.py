@@ -132,19 +132,20 @@ class Uploader:
         except (NameTooLong, BadName, TooLarge) as error:
             self._again(entry, retry.REFUSED_S, str(error), lasting=True)
         except Damaged as error:
-            await self._damaged(entry, generation, error)
+            await self._damaged(entry, error)
 
-    async def _damaged(self, entry: Entry, generation: int, error: Damaged) -> None:
+    async def _damaged(self, entry: Entry, error: Damaged) -> None:
         """The file that was being uploaded is not what was sealed: set it aside, unless it was only hard to read."""
         node = await self._volume.resolve(entry.key)
-        if node is not None and node.inode.staged and node.inode.sha1:
-            if await self._recovery.examine(node.ino, node.inode.staged, node.inode.sha1):
-                self._again(entry, retry.backoff_s(entry.attempts + 1), str(error))
-                return
-            if await self._volume.resolve(entry.key) is None:
-                self._volume.schedule.done(entry, generation)  # nobody knows of an older version: the bucket decides
-                return
-        self._again(entry, 0.0)
+        inode = node.inode if node is not None else None
+        if inode is None or not inode.staged or not inode.sha1:
+            set_aside = False
+        else:
+            set_aside = await self._recovery.examine(inode.ino, inode.staged, inode.sha1)
+        if set_aside:
+            self._again(entry, 0.0)  # in vain, if nobody knows of an older version: then the bucket decides
+        else:
+            self._again(entry, retry.backoff_s(entry.attempts + 1), str(error))
 
     def _recovered(self) -> None:
         """B2 works: what failed while it did not need not wait out its pause."""

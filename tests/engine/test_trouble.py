@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
 
+import pytest
 import trio
 
-from b2fs.errors import NoSpace
+from b2fs.errors import Damaged, NoSpace
 from tests.engine.seams import InlineSeam
 from tests.engine.world import World
+from tests.fakes.bucket import Planted
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -112,4 +114,23 @@ async def test_no_number_can_be_drawn_for_an_upload(world: World, autojump_clock
         m.volume.journal.next_number = failing  # type: ignore[method-assign]
         await m.idle()
         assert failures == []
+    assert world.bucket.files() == {"x": b"1"}
+
+
+@pytest.mark.parametrize("call", ["secure", "sha1_of"])
+async def test_content_that_cannot_be_read(world: World, call: str, autojump_clock: object) -> None:
+    """A file that the disk does not give is tried again with pauses, and the status says why; nobody turns in circles."""
+    seam = FailingSeam()
+    async with world.mount(seam=seam) as m:
+        if call == "sha1_of":
+            world.bucket.faults += [Planted("upload", Damaged("I/O error")) for _ in range(20)]
+        seam.fails[call] = Damaged("I/O error"), 20
+        await m.write("x", b"1")
+        await m.until(lambda: "I/O error" in m.volume.schedule.entries["x"].error)
+        began = trio.current_time()
+        await m.until(lambda: m.volume.schedule.entries["x"].attempts > 4)
+        assert trio.current_time() > began
+        world.bucket.mend()
+        seam.fails.clear()
+        await m.idle()
     assert world.bucket.files() == {"x": b"1"}
