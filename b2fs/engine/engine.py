@@ -348,7 +348,7 @@ async def running(
                         node.fd = -1
                 with contextlib.suppress(B2fsError):  # a disk that fails: the next start does it
                     await volume.reaper.reap()
-                    if not journal.has_unsealed():
+                    if not volume.read_only and not journal.has_unsealed():
                         journal.set_meta("boot", "")  # all that is here is on stable storage
                 await trio.to_thread.run_sync(journal.close)
                 disk.close()

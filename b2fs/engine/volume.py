@@ -174,12 +174,16 @@ class Volume:
             log.critical("the journal cannot be written, the mount is read-only from now on: %s", error)
 
     async def sync(self) -> None:
-        """Every commit so far survives power loss on return. ReadOnly if the disk fails."""
+        """Every commit so far survives power loss on return. ReadOnly if the disk fails, or did: the kernel reports a
+        failed sync once, so one that succeeds later says nothing.
+        """
+        self.check_writable()
         try:
             await self.seam.thread(self.journal.sync)
         except ReadOnly as error:
             self._give_up(error)
             raise
+        self.check_writable()  # another one failed meanwhile, and may have taken the report of this one's failure
 
     # ------------------------------------------------------------ room
 

@@ -9,7 +9,7 @@ from typing import TypeVar, TypeVarTuple
 import pytest
 import trio
 
-from b2fs.errors import Damaged, NoSpace
+from b2fs.errors import Damaged, NoSpace, ReadOnly
 from tests.engine.seams import InlineSeam
 from tests.engine.world import World
 from tests.fakes.bucket import Planted
@@ -134,3 +134,29 @@ async def test_content_that_cannot_be_read(world: World, call: str, autojump_clo
         seam.fails.clear()
         await m.idle()
     assert world.bucket.files() == {"x": b"1"}
+
+
+# ---------------------------------------------------------------- the journal fails
+
+
+async def test_nothing_is_acknowledged_after_a_failed_sync(world: World, autojump_clock: object) -> None:
+    """The kernel reports a failed fsync once: a second one that succeeds says nothing, so none is believed."""
+    seam = FailingSeam()
+    async with world.mount(seam=seam, upload=False, check=False) as m:
+        await m.write("x", b"old")
+        node = await m.node("x")
+        await m.engine.content.seal(node)
+        await m.volume.reaper.reap()
+        old = node.inode.staged
+        await m.write("x", b"new")
+        await m.engine.content.seal(node)
+        seam.fails["sync"] = ReadOnly("the disk failed"), 1
+        root = await m.files.open_directory(1)
+        with pytest.raises(ReadOnly):
+            await m.files.sync_directory(root)
+        with pytest.raises(ReadOnly):
+            await m.files.sync_directory(root)
+        with pytest.raises(ReadOnly):
+            await m.volume.reaper.reap()
+        assert (world.state() / "staged" / str(old)).exists(), "a power loss may bring back the row that names it"
+        assert await m.read("x") == b"new"
