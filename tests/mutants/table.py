@@ -179,8 +179,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "spoilt staged content is set aside",
         _RECOVERY,
-        "        if found == sha1:\n            return True\n        node",
-        "        if found:\n            return True\n        node",
+        "        if found == sha1:\n            return False\n        node",
+        "        if found:\n            return False\n        node",
         (_LESSONS + "test_staged_content_that_the_disk_has_spoilt",),
     ),
     Row(
