@@ -56,18 +56,23 @@ class Listing:
         self._completing: dict[int, trio.Event] = {}
         self.running = False
         """A listing of the whole bucket is under way."""
-        self.complete = volume.journal.meta("listed") == "1"
-        """The whole bucket was listed once."""
         self.objects = 0
         """Objects seen by the last whole listing, or by the running one so far."""
         self.last_error = ""
         self._wanted = trio.Event()
         self._ignored_now: set[str] = set()
         """Objects that the running (or last) listing could not show."""
+        self._forgotten = 0
+        """`Volume.forgotten` when the running listing began."""
         self._cursor: str | None = ""
         """Up to where the running listing has come; None: to the end."""
         self._progress = trio.Event()
         """Set when `_cursor` moved or the listing ended; replaced by who sets it."""
+
+    @property
+    def complete(self) -> bool:
+        """The whole bucket was listed once, and no name was forgotten since."""
+        return self._volume.journal.meta("listed") == "1"
 
     # ------------------------------------------------------------ one directory
 
@@ -94,6 +99,8 @@ class Listing:
 
     def _has_passed(self, node: Node) -> bool:
         """Whether the running listing has merged everything below a directory."""
+        if self._forgotten != self._volume.forgotten:
+            return False
         if self._cursor is None:
             return True
         prefix = self._volume.tree.path(node) + "/"
@@ -174,7 +181,7 @@ class Listing:
         """Merge one listing of the whole bucket; how many pages it had. BucketError: tried, and not done."""
         volume = self._volume
         self.running, self.objects = True, 0
-        self._cursor = ""
+        self._cursor, self._forgotten = "", volume.forgotten
         pages, start = 0, ""
         try:
             self._ignored_now.clear()
@@ -191,7 +198,10 @@ class Listing:
                 if page.next_key is None:
                     break
                 start = page.next_key
-            self._all_complete()
+            if self._forgotten == volume.forgotten:
+                self._all_complete()
+            else:
+                self.wake()
             volume.journal.keep_ignored(self._ignored_now)
             volume.journal.forget_tombstones(volume.now_ns() // 10**6 - _TOMBSTONE_MS)
             self.last_error = ""
@@ -205,7 +215,6 @@ class Listing:
         volume = self._volume
         volume.seam.inline(volume.journal.complete_all)
         volume.journal.set_meta("listed", "1")
-        self.complete = True
         for node in volume.tree.nodes.values():
             if node.inode.is_dir and not node.inode.complete:
                 node.inode = replace(node.inode, complete=True)

@@ -181,6 +181,7 @@ class Recovery:
             if above is not None:
                 change.inodes.append(replace(above, complete=False))
         volume.journal.set_meta("listed", "")
+        volume.forgotten += 1
         return None
 
     def _places(self, ino: int) -> list[tuple[int, bytes, str]]:

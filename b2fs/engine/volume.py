@@ -110,6 +110,10 @@ class Volume:
         """Bytes that may still be written before the disk is looked at again, at `_look_again_s` at the latest."""
         self._look_again_s = 0.0
         self.reaper = Reaper(disk, seam, self.sync, self.free)
+        self.forgotten = 0
+        """How many names were forgotten because their content was set aside: a listing that began before does not know
+        that they are to be looked for.
+        """
         self.read_only = ""
         """Why nothing can be changed any more, '' while all is well."""
         self.on_change: Callable[[Changed], None] = lambda changed: None

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from b2fs.errors import Damaged, NoSpace, ReadOnly
-from tests.engine.seams import InlineSeam
+from tests.engine.seams import HookSeam, InlineSeam
 from tests.engine.world import World
 from tests.fakes.bucket import Planted
 
@@ -72,6 +72,30 @@ async def test_the_version_below_spoilt_content_is_not_hidden(world: World, auto
         assert await m.read("d/x") == b"good"
     assert world.bucket.content("d/x") == b"good"
     assert world.bucket.calls("hide") == []
+
+
+async def test_a_name_that_is_forgotten_while_the_bucket_is_listed(world: World, autojump_clock: object) -> None:
+    """Content that is set aside during a listing that has passed its name already: the name is not taken for absent."""
+    await _spoilt(world)
+    seam = HookSeam()
+    async with world.mount("cut", seam=seam, boot="two", listing=False, upload=False, known=["damaged"]) as m:
+        seam.after["objects"] = m.engine.recovery.verify
+        await m.refresh()
+        assert len(m.engine.status()["problems"]) == 1
+        assert await m.read("d/x") == b"good"
+
+
+async def test_a_directory_is_renamed_of_which_a_name_was_forgotten(world: World, autojump_clock: object) -> None:
+    """What B2 has under a name that was forgotten moves with its directory."""
+    await _spoilt(world)
+    async with world.mount("cut", boot="two", listing=False, known=["damaged"]) as m:
+        await m.node("d")
+        await m.engine.recovery.verify()
+        await m.rename("d", "e")
+        await m.drained()
+        await m.refresh()
+        assert await m.names() == ["e"]
+        assert await m.read("e/x") == b"good"
 
 
 # ---------------------------------------------------------------- failures that must not stop the rest
