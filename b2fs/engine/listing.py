@@ -111,6 +111,7 @@ class Listing:
         path = volume.tree.path(node)
         prefix = path + "/" if path else ""
         start: str | None = ""
+        forgotten = volume.forgotten
         while start is not None and not node.inode.complete:
             began, at = volume.journal.next_number(), start
             page = await retry.until(
@@ -124,7 +125,7 @@ class Listing:
             for folder in page.folders:
                 await self._folder(folder)
             start = page.next_key
-        if node.linked and not node.inode.complete:
+        if node.linked and not node.inode.complete and forgotten == volume.forgotten:
             volume.commit(Change(inodes=[replace(node.inode, complete=True)]))
 
     async def need_below(self, node: Node) -> None:
