@@ -243,26 +243,38 @@ class Content:
         The first fsync of a content file also puts its name on stable storage, and a mark into the journal: only
         with it is content that has no SHA-1 yet trusted after a power loss.
         """
-        volume, inode = self._volume, node.inode
+        volume = self._volume
         volume.check_writable()
-        number = inode.unsealed  # what is sealed is safe already
-        if number:
-            if inode.scratch:
-                self.stamp(node)
-                own = os.dup(node.fd)
-            else:
-                own = volume.seam.inline(volume.disk.open_staged, number)
-            try:
-                await volume.seam.thread(disk_module.fsync, own)
-            finally:
-                os.close(own)
-            if inode.synced != number:
-                await volume.seam.thread(volume.disk.sync_names)
-                now = node.inode
-                if number == now.scratch or (number == now.staged and not now.sha1):
-                    volume.commit(Change(inodes=[replace(now, synced=number)]))
-                    self._drop(now.synced, unless=(now.scratch, now.staged))
+        while not await self._secure_unsealed(node):
+            pass
         await volume.sync()
+
+    async def _secure_unsealed(self, node: Node) -> bool:
+        """Put content without a SHA-1 on stable storage, and mark it; whether that, or what is sealed, is the content
+        still. (Else it was replaced meanwhile by what is not on stable storage either.)
+        """
+        volume, inode = self._volume, node.inode
+        number = inode.unsealed  # what is sealed is safe already
+        if not number:
+            return True
+        if inode.scratch:
+            self.stamp(node)
+            own = os.dup(node.fd)
+        else:
+            own = volume.seam.inline(volume.disk.open_staged, number)
+        try:
+            await volume.seam.thread(disk_module.fsync, own)
+        finally:
+            os.close(own)
+        if inode.synced != number:
+            await volume.seam.thread(volume.disk.sync_names)
+            now = node.inode
+            if number not in (now.scratch, now.staged):
+                return not now.staged or now.sha1 != ""
+            if number == now.scratch or not now.sha1:
+                volume.commit(Change(inodes=[replace(now, synced=number)]))
+                self._drop(now.synced, unless=(now.scratch, now.staged))
+        return True
 
     def release(self, node: Node) -> None:
         """The last handle is gone: close the descriptor, and drop what neither a path nor the kernel leads to any more."""

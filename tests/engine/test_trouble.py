@@ -184,3 +184,22 @@ async def test_nothing_is_acknowledged_after_a_failed_sync(world: World, autojum
             await m.volume.reaper.reap()
         assert (world.state() / "staged" / str(old)).exists(), "a power loss may bring back the row that names it"
         assert await m.read("x") == b"new"
+
+
+async def test_fsync_of_a_file_that_is_sealed_in_a_hurry_meanwhile(world: World, autojump_clock: object) -> None:
+    """What an fsync acknowledged is on stable storage, also if the file was frozen twice while it waited for the disk."""
+    seam = HookSeam()
+    async with world.mount(seam=seam, upload=False) as m:
+        handle = await m.create("x")
+        await m.files.write(handle, 0, b"1")
+        node = await m.node("x")
+
+        async def freeze_twice() -> None:
+            m.engine.content._freeze(node, "")
+            await m.files.write(handle, 1, b"2")
+            m.engine.content._freeze(node, "")
+
+        seam.before["fsync"] = freeze_twice
+        await m.files.sync(handle)
+        assert node.inode.synced == node.inode.unsealed > 0
+        await m.close(handle)
