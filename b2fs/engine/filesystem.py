@@ -215,7 +215,7 @@ class FileSystem:
         such a loss could leave neither. (ext4 does the same for programs that forget the fsync.)
         """
         node, replaced = self._tree.child(parent, name), self._tree.child(new_parent, new_name)
-        if node is None or replaced is None or not node.inode.scratch or node.inode.synced == node.inode.scratch:
+        if node is None or replaced is None or node.inode.unsealed in (0, node.inode.synced):
             return
         if replaced.inode.synced or replaced.inode.staged:
             await self._content.sync(node)

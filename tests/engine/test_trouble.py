@@ -203,3 +203,15 @@ async def test_fsync_of_a_file_that_is_sealed_in_a_hurry_meanwhile(world: World,
         await m.files.sync(handle)
         assert node.inode.synced == node.inode.unsealed > 0
         await m.close(handle)
+
+
+async def test_rename_of_a_frozen_file_over_a_safe_one(world: World, autojump_clock: object) -> None:
+    """A file that is frozen and not on stable storage is made so before it takes the name of one that is."""
+    async with world.mount(upload=False) as m:
+        await m.write("x", b"old")
+        await m.engine.content.seal(await m.node("x"))
+        await m.write("new", b"new")
+        node = await m.node("new")
+        m.engine.content._freeze(node, "")
+        await m.rename("new", "x")
+        assert node.inode.synced == node.inode.staged > 0
