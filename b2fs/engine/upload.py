@@ -251,17 +251,20 @@ class Uploader:
             path, size, sha1 = volume.disk.staged_path(live.staged), live.size, live.sha1
         elif live.is_file and live.size:
             own, size = volume.journal.next_number(), live.size
-            volume.budget.set(own, size)  # held until B2 has it, whatever the eviction does
             try:
                 path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
             except FileNotFoundError:
-                volume.free(own)
                 return await self._copy(key, generation, live, resume=resume)  # it was evicted since the plan
+            volume.budget.set(own, size)  # held until B2 has it, whatever the eviction does
             sha1 = live.sha1
         else:
             data = live.target.encode() if live.is_link else b""
             own, size, sha1 = volume.journal.next_number(), len(data), _sha1(data)
-            path = volume.seam.inline(volume.disk.make_staged, own, data)
+            try:
+                path = volume.seam.inline(volume.disk.make_staged, own, data)
+            except BaseException:
+                volume.seam.inline(volume.disk.drop_staged, own)
+                raise
         try:
             sha1 = sha1 or await self._content.sha1(path, size)
             version = await volume.bucket.upload(key, path, size, sha1, info, kind, resume)
@@ -322,12 +325,12 @@ class Uploader:
         change.inodes.append(replace(now, file_id=row.file_id, staged=0, synced=synced, sha1=now.sha1 or row.sha1))
         kept = live.staged == now.staged and live.staged > 0 and 0 < live.size <= volume.settings.cache_size
         volume.commit(change)
+        if now.staged:
+            volume.reaper.drop(now.staged)  # in its next pass: it gets its name in the cache before that
         if kept:
             volume.seam.inline(volume.disk.staged_to_blob, live.staged, chunks.whole(row.file_id))
             self._cache.adopt(chunks.whole(row.file_id), live.size)
-        if now.staged:
-            volume.reaper.drop(now.staged)
-        elif now.file_id and now.file_id != row.file_id:
+        elif not now.staged and now.file_id and now.file_id != row.file_id:
             self._cache.rename(now.file_id, row.file_id)
 
     # ------------------------------------------------------------ subtrees

@@ -215,3 +215,25 @@ async def test_rename_of_a_frozen_file_over_a_safe_one(world: World, autojump_cl
         m.engine.content._freeze(node, "")
         await m.rename("new", "x")
         assert node.inode.synced == node.inode.staged > 0
+
+
+# ---------------------------------------------------------------- the disk is full
+
+
+async def test_room_is_given_back_when_the_disk_fails(world: World, autojump_clock: object) -> None:
+    """Content that could not be held for an upload, or not kept after it, does not count against the budget for ever."""
+    seam = FailingSeam()
+    async with world.mount(seam=seam) as m:
+        seam.fails["staged_to_blob"] = NoSpace("full"), 1
+        await m.write("x", b"x" * 1000)
+        await m.idle()
+        await m.volume.reaper.reap()
+        assert m.volume.budget.used == 0
+        await m.read("x")
+        seam.fails["stage_blob"] = NoSpace("full"), 3
+        await m.chmod("x", 0o600)
+        await m.idle()
+        assert m.volume.budget.used == 0
+        seam.fails["make_staged"] = NoSpace("full"), 1
+        await m.symlink("l", "x")
+        await m.idle()
