@@ -402,7 +402,5 @@ def _link(path: str, name: str) -> None:
 
 
 def _unlink(path: str) -> None:
-    try:
+    with disk_errors(), contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        return

@@ -24,6 +24,8 @@ from b2fs.errors import B2fsError
 log = logging.getLogger(__name__)
 
 _PAUSE_S = 0.2
+_FAILED_S = 10.0
+"""Pause after a pass that the disk cut short."""
 
 
 class Reaper:
@@ -67,10 +69,13 @@ class Reaper:
             try:
                 await self.reap()
             except B2fsError as error:
-                log.error("content that is not needed any more cannot be deleted: %s", error)
+                log.error("content that is not needed any more cannot be deleted yet: %s", error)
+                await trio.sleep(_FAILED_S)
 
     async def reap(self) -> None:
-        """One pass, after the one that is under way. ReadOnly or Damaged: the disk fails, and everything stays."""
+        """One pass, after the one that is under way. ReadOnly or Damaged: the disk fails, and what is left stays for
+        the next one.
+        """
         async with self._passing:
             await self._pass()
 
@@ -82,12 +87,14 @@ class Reaper:
         try:
             await self._seam.thread(self._disk.sync_names)
             await self._sync()
+            while sealed:
+                self._seam.inline(self._disk.drop_scratch, sealed[-1])
+                sealed.pop()
+            while dropped:
+                self._seam.inline(self._disk.drop_scratch, dropped[-1])
+                self._seam.inline(self._disk.drop_staged, dropped[-1])
+                self._free(dropped.pop())
         except BaseException:
             self._sealed[:0], self._dropped[:0] = sealed, dropped  # for the next pass
+            self._work.set()
             raise
-        for number in sealed:
-            self._seam.inline(self._disk.drop_scratch, number)
-        for number in dropped:
-            self._seam.inline(self._disk.drop_scratch, number)
-            self._seam.inline(self._disk.drop_staged, number)
-            self._free(number)

@@ -237,3 +237,15 @@ async def test_room_is_given_back_when_the_disk_fails(world: World, autojump_clo
         seam.fails["make_staged"] = NoSpace("full"), 1
         await m.symlink("l", "x")
         await m.idle()
+
+
+async def test_deleting_goes_on_after_the_disk_failed(world: World, autojump_clock: object) -> None:
+    """A file that could not be deleted is deleted later, and so are those behind it."""
+    seam = FailingSeam()
+    async with world.mount(seam=seam, upload=False) as m:
+        seam.fails["drop_staged"] = Damaged("I/O error"), 1
+        seam.fails["sync_names"] = Damaged("I/O error"), 1
+        for name in "aabbcc":
+            await m.write(name, b"x" * 1000)
+            await m.engine.content.seal(await m.node(name))
+        await m.until(lambda: m.volume.budget.used == 3000, 120.0)
