@@ -119,12 +119,8 @@ class Content:
                     raise NoSpace("the disk of the state directory is full")
                 volume.seam.inline(_pwrite_all, node.fd, data, offset, node.inode.size)
                 break
-            except NoSpace:  # the disk itself is full: clean bytes give way, then uploads make room
-                if self._cache.give_way(len(data)):
-                    continue
-                if not volume.budget.used:
-                    raise  # by something that is none of ours
-                await volume.wait_freed(deadline_s)
+            except NoSpace as full:
+                await self._make_way(len(data), deadline_s, full)
         self._changed(node, max(node.inode.size, end))
         return len(data)
 
@@ -153,6 +149,14 @@ class Content:
                 return
             await volume.wait_freed(deadline_s)
 
+    async def _make_way(self, size: int, deadline_s: float, full: NoSpace) -> None:
+        """The disk itself is full: clean bytes give way, then uploads make room. `full` if nothing of ours fills it."""
+        if self._cache.give_way(size):
+            return
+        if not self._volume.budget.used:
+            raise full
+        await self._volume.wait_freed(deadline_s)
+
     def _changed(self, node: Node, size: int) -> None:
         """The scratch file was written: its inode says so, in memory (on disk the file's own stat does)."""
         now = self._volume.now_ns()
@@ -178,7 +182,18 @@ class Content:
 
     async def _clone_to_scratch(self, node: Node, keep: int, deadline_s: float) -> None:
         volume = self._volume
-        await volume.room(keep, deadline_s)
+        while True:
+            await volume.room(keep, deadline_s)
+            try:
+                if keep and not volume.disk_room(keep):
+                    raise NoSpace("the disk of the state directory is full")
+                return await self._clone_at_once(node, keep)
+            except NoSpace as full:
+                await self._make_way(keep, deadline_s, full)
+
+    async def _clone_at_once(self, node: Node, keep: int) -> None:
+        """The same, where there is room. NoSpace: there was none on the disk, and nothing changed."""
+        volume = self._volume
         number = volume.journal.next_number()
         volume.budget.set(number, keep)  # set aside before a byte is written
         try:

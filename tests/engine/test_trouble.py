@@ -249,3 +249,16 @@ async def test_deleting_goes_on_after_the_disk_failed(world: World, autojump_clo
             await m.write(name, b"x" * 1000)
             await m.engine.content.seal(await m.node(name))
         await m.until(lambda: m.volume.budget.used == 3000, 120.0)
+
+
+async def test_clean_bytes_give_way_to_a_file_that_is_changed(world: World, autojump_clock: object) -> None:
+    """A disk that has no room for the copy of a file that is changed gets it from the cache, as for any other write."""
+    seam = FailingSeam()
+    world.bucket.put("x", b"x" * 1000)
+    async with world.mount(seam=seam) as m:
+        await m.read("x")
+        seam.fails["copy_range"] = NoSpace("full"), 1
+        await m.patch("x", 0, b"y")
+        assert m.engine.cache.counters.evictions == 1
+        await m.drained()
+    assert world.bucket.content("x") == b"y" + b"x" * 999
