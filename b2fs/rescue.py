@@ -90,7 +90,6 @@ class Rescue:
     async def run(self, disk: Disk, journal: Journal) -> Outcome:
         last_boot = journal.meta("boot")
         boot = _ANOTHER_BOOT if self._power_lost and last_boot else last_boot or None
-        damaged = len(journal.damaged())
         async with (
             TransferProcess.open(setup.bucket_settings(self._config)) as bucket,
             running(disk, journal, bucket, setup.engine_settings(self._config), boot=boot) as engine,
@@ -107,7 +106,7 @@ class Rescue:
             if not engine.online:
                 left = [{**entry, "why": _NO_ANSWER} for entry in left]
             left += nowhere
-            left += [_entry(each.key, 0, "", each.why) for each in journal.damaged()[damaged:]]
+            left += [_entry(each.key, 0, "", each.why) for each in engine.recovery.set_aside]
             outcome = Outcome(
                 self._config.bucket, engine.uploader.counters.uploads, len(left), manifest.write(self._config, left)
             )

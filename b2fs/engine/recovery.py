@@ -34,6 +34,8 @@ class Recovery:
         self._volume = volume
         self._suspects: list[int] = []
         """Inodes whose staged content outlived a power loss and was not checked yet."""
+        self.set_aside: list[Damage] = []
+        """Content that this run has set aside."""
 
     # ------------------------------------------------------------ at the start
 
@@ -156,6 +158,7 @@ class Recovery:
         file = volume.disk.quarantine(number)
         volume.free(number)
         change.damaged.append(Damage(key, file, why, volume.now_ns()))
+        self.set_aside += change.damaged[-1:]
         where = f"it is kept as {volume.disk.quarantine_path(file)}" if file else "nothing was left to keep"
         log.error("content of %r was set aside (%s); %s", key, why, where)
 

@@ -9,6 +9,7 @@ from typing import TypeVar, TypeVarTuple
 import pytest
 import trio
 
+from b2fs.core.change import Change, Damage
 from b2fs.errors import Damaged, NoSpace, ReadOnly
 from tests.engine.seams import HookSeam, InlineSeam
 from tests.engine.world import World
@@ -53,6 +54,7 @@ async def _spoilt(world: World) -> None:
         node = await m.node("d/x")
         await m.engine.content.seal(node)
         await m.volume.reaper.reap()
+        m.volume.journal.commit(Change(damaged=[Damage("another", "", "it was there when this run began", 1)]))
         shutil.copytree(world.state(), world.state("cut"))
     (world.state("cut") / "staged" / str(node.inode.staged)).write_bytes(b"newEr")
 
@@ -72,6 +74,16 @@ async def test_the_version_below_spoilt_content_is_not_hidden(world: World, auto
         assert await m.read("d/x") == b"good"
     assert world.bucket.content("d/x") == b"good"
     assert world.bucket.calls("hide") == []
+
+
+async def test_what_one_run_has_set_aside(world: World, autojump_clock: object) -> None:
+    """A run knows what it has set aside, whatever is forgotten at its start: a rescue says that, and does not exit with 0."""
+    await _spoilt(world)
+    async with world.mount("cut", boot="two", upload=False, known=["damaged"]) as m:
+        assert m.engine.recovery.set_aside == []
+        await m.engine.recovery.verify()
+        assert [damage.key for damage in m.engine.recovery.set_aside] == ["d/x"]
+        await m.refresh()
 
 
 async def test_a_name_that_is_forgotten_while_the_bucket_is_listed(world: World, autojump_clock: object) -> None:
