@@ -93,6 +93,7 @@ class Entry:
         "running",
         "since_ns",
         "since_s",
+        "tried",
         "waits_for",
     )
 
@@ -111,6 +112,8 @@ class Entry:
         """An attempt may have been committed without our knowing, or left parts in the bucket: look before
         repeating it, and go on with them.
         """
+        self.tried = 0
+        """The generation of the newest attempt, 0: there was none."""
         self.lasting = False
         """The error will not go by itself: a person must do something."""
         self.reached = 0
@@ -143,7 +146,7 @@ class Schedule:
         generation: then its intent need not be written again.
         """
         entry = self.entries.get(key)
-        return entry is not None and not entry.running and not entry.doubtful
+        return entry is not None and not entry.running and not (entry.doubtful and entry.tried == entry.generation)
 
     def covers(self, key: str) -> bool:
         """Whether the key, or a subtree that it is in, is dirty."""
@@ -154,8 +157,8 @@ class Schedule:
         entry = self.entries.get(intent.key)
         if entry is None:
             entry = self.entries[intent.key] = Entry(intent.key, intent.generation, intent.since_ns, now_s)
-        else:
-            self._doubt(entry.key, entry.generation)  # a key without an attempt is touched, not added again (`idle`)
+        elif entry.tried == entry.generation:
+            self._doubt(entry.key, entry.generation)
         if entry.running:  # what runs now is about the older generation: the new one waits its own time
             entry.since_ns, entry.since_s = intent.since_ns, now_s
         entry.generation = intent.generation
@@ -183,7 +186,7 @@ class Schedule:
             due_s, _, key = heapq.heappop(self._heap)
             entry = self.entries.get(key)
             if entry is not None and not entry.running and entry.due_s == due_s:
-                entry.running = True
+                entry.running, entry.tried = True, entry.generation
                 return entry
         return None
 

@@ -255,7 +255,8 @@ class Volume:
         found = self.journal.intents()
         for intent in found:
             self._schedule(intent)
-            self.schedule.entries[intent.key].doubtful = True
+            entry = self.schedule.entries[intent.key]
+            entry.doubtful, entry.tried = True, intent.generation
         return len(found)
 
     # ------------------------------------------------------------ finding

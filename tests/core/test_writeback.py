@@ -227,6 +227,24 @@ def test_what_may_come_late() -> None:
     assert schedule.may_come_late("k", "1b") and not schedule.may_come_late("other", "1b")
 
 
+def test_doubts_are_about_attempts() -> None:
+    """What changes again and again while B2 is silent is one more doubt, and one more generation, for each attempt."""
+    schedule = Schedule(1.0, 60.0)
+    schedule.add(Intent("k", 1, 0), 0.0)
+    added = 0
+    for attempt in range(3):
+        entry = schedule.pop_due(1.0)
+        assert entry is not None
+        entry.doubtful = True
+        schedule.again(entry, 1.0, "no answer")
+        for _ in range(100):
+            if not schedule.idle("k"):
+                added += 1
+                schedule.add(Intent("k", 10 * attempt + 2, 0), 0.0)
+    assert added == 3
+    assert [each for each in range(100) if schedule.may_come_late("k", f"{each:x}")] == [1, 2, 12]
+
+
 class ScheduleMachine(RuleBasedStateMachine):
     """The schedule against a dictionary that is searched from end to end."""
 
