@@ -100,6 +100,13 @@ class Tree:
             node = self.nodes[parent]
         return b"/".join(reversed(parts)).decode("utf-8", "surrogateescape")
 
+    def find(self, path: str) -> Node | None:
+        """The node of a path, None if there is none, or a directory above it is not loaded."""
+        node: Node | None = self.nodes[ROOT]
+        for part in path.split("/") if path else ():
+            node = self.child(node, part.encode()) if node is not None else None
+        return node
+
     def keys(self, node: Node) -> list[str]:
         """The keys of the objects that describe this node: one a name; a directory's is its marker."""
         if node.inode.is_dir:

@@ -83,6 +83,7 @@ class Entry:
 
     __slots__ = (
         "attempts",
+        "born",
         "doubtful",
         "due_s",
         "error",
@@ -100,6 +101,8 @@ class Entry:
     def __init__(self, key: str, generation: int, since_ns: int, now_s: float) -> None:
         self.key = key
         self.generation = generation
+        self.born = generation
+        """The generation with which the key became dirty, or the moved directory that it comes from."""
         self.since_ns = since_ns
         self.since_s = now_s
         self.due_s = now_s

@@ -170,7 +170,7 @@ class Uploader:
         key = entry.key
         self._volume.check_writable()  # what is uploaded but cannot be noted would be uploaded again and again
         if key.endswith("/"):
-            await self._expand(key, generation)
+            await self._expand(entry, generation)
             return None
         node = await self._volume.resolve(key)
         age_left_s = entry.since_s + self._volume.schedule.max_age_s - trio.current_time()
@@ -335,9 +335,9 @@ class Uploader:
 
     # ------------------------------------------------------------ subtrees
 
-    async def _expand(self, key: str, generation: int) -> None:
-        """A directory came to or left `key`: find the objects and files below it that are out of line."""
-        volume = self._volume
+    async def _expand(self, entry: Entry, generation: int) -> None:
+        """A directory came to or left a key: find the objects and files below it that are out of line."""
+        volume, key = self._volume, entry.key
         dirty: set[str] = set()
         rows = await volume.seam.thread(volume.journal.objects, key, "", None)
         dirty.update(name for name, row in rows.items() if row.file_id)
@@ -348,6 +348,8 @@ class Uploader:
                 dirty.add(names.marker(key + path) if is_dir else key + path)
         for batch in _batches(sorted(dirty), _BATCH):
             volume.commit(Change(dirty=batch))
+            for each in map(volume.schedule.entries.__getitem__, batch):
+                each.born = min(each.born, entry.born)
             await trio.lowlevel.checkpoint()
         volume.commit(Change(settled=[(key, generation)]))
 
@@ -429,7 +431,28 @@ class Uploader:
             above = key.endswith("/") and below.startswith(key)  # a moved directory that the path is in
             return key == path or key.startswith(below) or above
 
-        return [entry for key, entry in entries.items() if concerns(key) and entry.reached <= mark]
+        return [
+            entry
+            for key, entry in entries.items()
+            if concerns(key) and entry.reached <= mark and not self._is_later(entry, mark)
+        ]
+
+    def _is_later(self, entry: Entry, mark: int) -> bool:
+        """Whether a dirty key says nothing about what was written before `mark`: it was in line then, and what became
+        dirty there is a newer file, a deletion, or attributes of a directory. Not so what came to it by a rename.
+        """
+        if entry.born <= mark or entry.key.endswith("/"):
+            return False
+        tree, directory = self._volume.tree, names.marked_directory(entry.key)
+        above, name = names.split(entry.key if directory is None else directory)
+        parent = tree.find(above)
+        if parent is None or parent.children is None:
+            return False  # nobody knows
+        node = tree.child(parent, name.encode()) if name else parent
+        if node is None or node.ino > mark:
+            return True
+        row = self._volume.journal.object(entry.key) if directory is not None else None
+        return row is not None and row.file_id != ""
 
 
 def _holds(now: Inode, live: Inode, row: ObjectRow, named: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
@@ -274,3 +275,54 @@ async def test_clean_bytes_give_way_to_a_file_that_is_changed(world: World, auto
         assert m.engine.cache.counters.evictions == 1
         await m.drained()
     assert world.bucket.content("x") == b"y" + b"x" * 999
+
+
+# ---------------------------------------------------------------- the end
+
+
+async def test_drain_ends_while_new_files_come(world: World, autojump_clock: object) -> None:
+    """A program that makes new files all the time does not keep a drain from ending, nor is one of its files `left`."""
+    upload = world.bucket.upload
+
+    async def slow(key: str, *args: object) -> object:
+        await trio.sleep(1.0)
+        return await upload(key, *args)  # type: ignore[arg-type]
+
+    world.bucket.upload = slow  # type: ignore[assignment, method-assign]
+    async with world.mount() as m, trio.open_nursery() as nursery:
+        await m.mkdir("d")
+        await m.write("d/old", b"old")
+
+        async def make() -> None:
+            for number in itertools.count():
+                await m.write(f"d/{number}", b"new")
+                await trio.sleep(0.1)
+
+        nursery.start_soon(make)
+        await trio.sleep(1.0)
+        before = len(await m.names("d"))
+        began = trio.current_time()
+        assert await m.engine.drain("", 60.0) == []
+        assert trio.current_time() - began < 30.0
+        assert len([key for key in world.bucket.files() if key.startswith("d/")]) >= before
+        nursery.cancel_scope.cancel()
+
+
+async def test_drain_follows_what_is_renamed_meanwhile(world: World, autojump_clock: object) -> None:
+    """What was written before a drain is in B2 when it ends, under the names that it got since; deletions need not be."""
+    async with world.mount() as m, trio.open_nursery() as nursery:
+        await m.mkdir("d")
+        await m.mkdir("d/empty")
+        await m.write("d/x", b"1")
+        await m.write("y", b"2")
+        world.bucket.gate.close("upload")
+
+        async def drain() -> None:
+            assert await m.engine.drain("", 60.0) == []
+            assert {"e/x", "z", "e/empty/.bzEmpty"} <= set(world.bucket.objects())
+
+        nursery.start_soon(drain)
+        await world.bucket.gate.waiting("upload", 4)
+        await m.rename("d", "e")
+        await m.rename("y", "z")
+        world.bucket.gate.open()

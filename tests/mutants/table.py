@@ -483,8 +483,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "a drain ends though a program goes on writing",
         _UPLOAD,
-        "if concerns(key) and entry.reached <= mark]",
-        "if concerns(key)]",
+        "if concerns(key) and entry.reached <= mark and not",
+        "if concerns(key) and not",
         (_LESSONS + "test_drain_ends_while_a_program_goes_on_writing",),
     ),
     Row(
