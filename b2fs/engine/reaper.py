@@ -19,7 +19,7 @@ import trio
 
 from b2fs.adapters.disk import Disk
 from b2fs.engine.seam import Seam
-from b2fs.errors import B2fsError
+from b2fs.errors import B2fsError, ReadOnly
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,9 @@ class Reaper:
         self._hurry.set()
 
     async def run(self) -> None:
-        """Serve until cancelled. What was not deleted by then is deleted by the next start."""
+        """Serve until cancelled, or until nothing can be deleted any more (ReadOnly). What was not deleted by then is
+        deleted by the next start.
+        """
         while True:
             await self._work.wait()
             with trio.move_on_after(_PAUSE_S):
@@ -68,6 +70,9 @@ class Reaper:
             self._work, self._hurry = trio.Event(), trio.Event()
             try:
                 await self.reap()
+            except ReadOnly as error:
+                log.error("content that is not needed any more stays until the next start: %s", error)
+                return
             except B2fsError as error:
                 log.error("content that is not needed any more cannot be deleted yet: %s", error)
                 await trio.sleep(_FAILED_S)
