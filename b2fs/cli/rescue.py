@@ -33,7 +33,7 @@ def command(state_dir: str, power_lost: bool, **flags: Any) -> int:
     if outcome.left:
         count = render.count(outcome.left, "change")
         raise NotDrained(
-            f"{count} not in B2; {outcome.manifest} says what, and another rescue or mount goes on with it"
+            f"{count} not in B2; {outcome.manifest or 'the log'} says what, and another rescue or mount goes on with it"
         )
     click.echo(f"{render.count(outcome.uploads, 'object')} uploaded; all that {state_dir} held is in {outcome.bucket}")
     return Exit.OK

@@ -48,8 +48,10 @@ def command(directory: str) -> None:
         _wait_until_gone(mountpoint, ending)
     if failure:
         raise failure
-    if left.get("manifest"):
-        raise NotDrained(f"not everything is in B2; {left['manifest']} says what, and the next mount goes on with it")
+    if "manifest" in left:
+        raise NotDrained(
+            f"not everything is in B2; {left['manifest'] or 'the log'} says what, and the next mount goes on with it"
+        )
 
 
 def _take_away_dead(mountpoint: str) -> None:
