@@ -200,7 +200,10 @@ class Content:
             fd = volume.seam.inline(volume.disk.make_scratch, number)
             try:
                 if keep:
+                    before = node.inode
                     await self._copy_content(node, fd, keep)
+                    if before.sha1 and (node.inode.sha1, node.inode.size) != (before.sha1, before.size):
+                        raise Damaged("the content was set aside while it was copied")
                 inode = replace(node.inode, scratch=number, size=keep)
                 volume.commit(volume.tree.plan_attributes(node, inode))
             except BaseException:

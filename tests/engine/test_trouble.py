@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable
 from typing import TypeVar, TypeVarTuple
@@ -43,21 +44,24 @@ class FailingSeam(InlineSeam):
             raise error
 
 
-async def _spoilt(world: World) -> None:
+async def _spoilt(world: World, newer: bytes = b"newer", *, in_place: bool = False) -> None:
     """A state directory ``cut`` whose power went: ``d/x`` is good in B2; what replaced it here was sealed, and has spoilt."""
     async with world.mount(boot="one") as m:
         await m.mkdir("d")
         await m.write("d/x", b"good")
         await m.drained()
     async with world.mount(boot="one", upload=False, check=False) as m:
-        await m.write("d/new", b"newer")
-        await m.rename("d/new", "d/x")
+        if in_place:
+            await m.write("d/x", newer)
+        else:
+            await m.write("d/new", newer)
+            await m.rename("d/new", "d/x")
         node = await m.node("d/x")
         await m.engine.content.seal(node)
         await m.volume.reaper.reap()
         m.volume.journal.commit(Change(damaged=[Damage("another", "", "it was there when this run began", 1)]))
         shutil.copytree(world.state(), world.state("cut"))
-    (world.state("cut") / "staged" / str(node.inode.staged)).write_bytes(b"newEr")
+    (world.state("cut") / "staged" / str(node.inode.staged)).write_bytes(newer[:-1] + b"?")
 
 
 # ---------------------------------------------------------------- content that was set aside
@@ -75,6 +79,20 @@ async def test_the_version_below_spoilt_content_is_not_hidden(world: World, auto
         assert await m.read("d/x") == b"good"
     assert world.bucket.content("d/x") == b"good"
     assert world.bucket.calls("hide") == []
+
+
+async def test_spoilt_content_is_set_aside_while_it_is_copied(world: World, autojump_clock: object) -> None:
+    """Content that turns out to be spoilt while a write copies it does not come back as the new content."""
+    await _spoilt(world, b"." * 200_000, in_place=True)
+    seam = HookSeam()
+    async with world.mount("cut", seam=seam, boot="two", listing=False, upload=False, known=["damaged"]) as m:
+        handle = await m.open("d/x", os.O_RDWR)
+        seam.after["clone"] = m.engine.recovery.verify
+        with pytest.raises(Damaged):
+            await m.files.write(handle, 0, b"!")
+        await m.close(handle)
+        await m.refresh()
+        assert await m.read("d/x") == b"good"
 
 
 async def test_what_one_run_has_set_aside(world: World, autojump_clock: object) -> None:
