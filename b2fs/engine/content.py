@@ -11,6 +11,8 @@ Rules
 Checklist of awaits between a check and its use
   `_prepare`: looks at descriptor and room again after every wait.
   `_make_scratch`: other writers wait on ``node.opening``; attributes that changed meanwhile are read again.
+  `_secure_unsealed`: looks after the fsync whether that content is still the file's; `sync` asks again if not.
+  `_clone_at_once`: what it copied must not have been set aside meanwhile.
   `seal`: ``node.writes`` tells whether the hashed bytes are still the content.
 """
 
