@@ -514,6 +514,7 @@ def _remote_difference(inode: Inode, version: Version) -> str:
 
 def _remote_objects(tree: Names, listed: Mapping[str, Version]) -> Iterator[Finding]:
     rows, unseen = tree.rows, []
+    is_listed = rows.meta.get("listed") == "1"
     for key, version in listed.items():
         known = _belongs(tree, key) or covers(rows.intents, key) or key in rows.ignored
         if known or names.unusable(key) is not None:
@@ -522,11 +523,11 @@ def _remote_objects(tree: Names, listed: Mapping[str, Version]) -> Iterator[Find
         ours = operation_of(version.info).startswith(rows.meta.get("mount_id", "") + ".")
         if row is not None and is_news(version, row, rows.counter):
             yield Finding("remote-new", key, "somebody put an object where we had removed one")
-        elif row is not None or ours:
+        elif row is not None or (ours and is_listed):  # else the next listing finds it: a name that was forgotten
             yield Finding("remote-left", key, "B2 shows an object of ours that no path belongs to")
         else:
             unseen.append(key)
-    if rows.meta.get("listed") == "1":
+    if is_listed:
         for key in unseen:
             yield Finding("remote-new", key, "somebody put an object there since the last listing")
     elif unseen:

@@ -81,6 +81,14 @@ async def test_the_version_below_spoilt_content_is_not_hidden(world: World, auto
     assert world.bucket.calls("hide") == []
 
 
+async def test_fsck_knows_that_a_name_was_forgotten(world: World, autojump_clock: object) -> None:
+    """An object whose name was forgotten here is what the next listing finds: no problem, and nobody is told to hide it."""
+    await _spoilt(world)
+    async with world.mount("cut", boot="two", listing=False, upload=False, known=["damaged"]) as m:
+        await m.engine.recovery.verify()
+        assert m.volume.journal.object("d/x") is None
+
+
 async def test_spoilt_content_is_set_aside_while_it_is_copied(world: World, autojump_clock: object) -> None:
     """Content that turns out to be spoilt while a write copies it does not come back as the new content."""
     await _spoilt(world, b"." * 200_000, in_place=True)
