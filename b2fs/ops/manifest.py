@@ -22,7 +22,7 @@ NAME = "not-in-b2.json"
 def write(config: Config, left: list[dict[str, Any]]) -> str:
     """Write what is `left` (see `Uploader.left`) and log it; the manifest's path, '' if nothing is, or the disk takes none.
 
-    On stable storage on return, and in whole: a manifest that is there is never half of one, nor an earlier one.
+    On stable storage on return, and in whole: a manifest that is there is never half of one.
     """
     path = os.path.join(config.state_dir, NAME)
     if not left:
@@ -40,9 +40,8 @@ def write(config: Config, left: list[dict[str, Any]]) -> str:
         os.rename(path + ".new", path)
         fsync_directory(config.state_dir)
     except OSError as error:  # a full disk, of all times: the log has the list, and the end goes on
-        log.error("the manifest %s cannot be written: %s", path, error.strerror)
+        log.error("the manifest %s cannot be written: %s", path, error)
         _remove(path + ".new")
-        _remove(path)
         return ""
     return path
 
