@@ -192,7 +192,9 @@ class Disk:
         return os.path.exists(f"{self.root}/{folder}/{number}")
 
     def quarantine(self, number: int) -> str:
-        """Move content aside, from both folders; its name in ``quarantine/``, '' if there was none."""
+        """Move content aside, from both folders, and put its new name on stable storage (waits for the disk); that name
+        in ``quarantine/``, '' if there was none.
+        """
         name, tries = str(number), 0
         with disk_errors():
             while os.path.exists(self.quarantine_path(name)):
@@ -202,6 +204,7 @@ class Disk:
                 if os.path.exists(path):
                     os.rename(path, self.quarantine_path(name))  # of two names of one file the second just goes
                     _unlink(path)  # rename(2) leaves both where both are one file
+            fsync_directory(os.path.join(self.root, "quarantine"))
         return name if os.path.exists(self.quarantine_path(name)) else ""
 
     def quarantine_path(self, name: str) -> str:

@@ -81,7 +81,6 @@ class Authority:
             flight.set_result(account)
         return flight.result()
 
-
     def _doubted(self, error: BaseException) -> BaseException:
         """The error, or a passing one instead of a refusal that is not believed yet."""
         if not isinstance(error, BucketError) or error.fault is not Fault.DENIED or not self._was_accepted:
