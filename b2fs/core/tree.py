@@ -33,7 +33,7 @@ class Node:
 
     __slots__ = (
         "inode", "parents", "children",
-        "lookups", "handles", "writers", "entry", "entry_of", "fd", "writes", "opening",
+        "lookups", "denied", "handles", "writers", "entry", "entry_of", "fd", "writes", "opening",
     )  # fmt: skip
 
     def __init__(self, inode: Inode) -> None:
@@ -43,6 +43,8 @@ class Node:
         """Directories: name to inode number; None while not loaded from the journal."""
         self.lookups = 0
         """How often the kernel was told of this inode and has not forgotten it."""
+        self.denied = False
+        """Directories: the kernel was told that some name is absent here, and remembers it."""
         self.handles = 0
         self.writers = 0
         """Handles that may write."""

@@ -310,7 +310,7 @@ class Listing:
                 self._lose(change, old)
         volume.commit(change)
         if not same:
-            volume.on_change(Changed(parent_ino, name))
+            volume.on_change(Changed(parent_ino, name, is_new=old is None))
 
     async def _marker(self, path: str, described: Inode, row: ObjectRow) -> None:
         volume = self._volume
@@ -420,7 +420,7 @@ class Listing:
             mtime_ns=now, ctime_ns=now, atime_ns=now,
         )  # fmt: skip
         volume.commit(Change(inodes=[inode, replace(above, nlink=above.nlink + 1)], links=[(parent, name, ino)]))
-        volume.on_change(Changed(parent, name))
+        volume.on_change(Changed(parent, name, is_new=True))
         volume.on_change(Changed(parent, None))
         return ino
 

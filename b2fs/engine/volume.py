@@ -72,6 +72,8 @@ class Changed(msgspec.Struct, frozen=True):
 
     ino: int
     name: bytes | None
+    is_new: bool = False
+    """Nothing had that name before: it only matters to who was told so."""
 
 
 class Volume:

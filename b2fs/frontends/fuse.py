@@ -4,7 +4,8 @@ Rules
   One error boundary around every handler (`_guarded`): an error of `b2fs.errors` becomes its errno, anything
   else is logged and becomes EIO. An exception that got out would end the mount (facts fuse.md).
   The kernel may keep what it was told for an hour; whatever changes without the kernel asking is invalidated by
-  `_notify`, never from inside a handler (that deadlocks).
+  `_notify`, never from inside a handler (that deadlocks). A notice about a name cuts off whoever has it as working
+  directory, until somebody looks it up again: so there is none that the kernel does not need.
   A missing name is answered with a negative entry, which the kernel keeps; plain ENOENT it would not.
   Attributes are built once per change, not per request.
 """
@@ -23,6 +24,7 @@ from typing import Any, ParamSpec, TypeVar
 import pyfuse3
 import trio
 
+from b2fs.core.inode import ROOT
 from b2fs.core.names import FUSE_NAME_MAX
 from b2fs.core.tree import Node
 from b2fs.engine.engine import Engine
@@ -132,6 +134,8 @@ class FuseOperations(pyfuse3.Operations):
         try:
             node = await self._files.lookup(parent_inode, name)
         except NotFound:
+            if (directory := self.engine.volume.tree.nodes.get(parent_inode)) is not None:
+                directory.denied = True
             return self._absent
         return self._known(node)
 
@@ -362,6 +366,11 @@ class FuseMount:
         pyfuse3.close(unmount=True)
 
     def _changed(self, changed: Changed) -> None:
+        node = self._engine.volume.tree.nodes.get(changed.ino)
+        if node is None or not (node.lookups or changed.ino == ROOT):
+            return  # the kernel knows nothing of it
+        if changed.is_new and not node.denied:
+            return  # it asked for no name that is absent here
         try:
             self._send.send_nowait(changed)
         except trio.WouldBlock:
@@ -373,13 +382,20 @@ class FuseMount:
             try:
                 if changed.name is None:
                     await trio.to_thread.run_sync(pyfuse3.invalidate_inode, changed.ino, True)
-                else:
+                elif not self._has_looked(changed.ino, changed.name):
                     pyfuse3.invalidate_entry_async(changed.ino, changed.name, ignore_enoent=True)
             except OSError as error:
                 if error.errno != errno.ENOENT:  # ENOENT: the kernel does not know it, so it is told nothing wrong
                     log.warning("the kernel could not be told of a change: %s", error)
             except Exception:  # a bug here must not end the mount
                 log.exception("the kernel could not be told of the change %r", changed)
+
+    def _has_looked(self, parent: int, name: bytes) -> bool:
+        """Whether the kernel has looked up the directory that has this name now: then its entry is right, and in use."""
+        tree = self._engine.volume.tree
+        directory = tree.nodes.get(parent)
+        child = None if directory is None else tree.child(directory, name)
+        return child is not None and child.inode.is_dir and child.lookups > 0
 
 
 def _syncfs(path: str) -> None:

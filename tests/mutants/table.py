@@ -501,4 +501,26 @@ ROWS: tuple[Row, ...] = (
         "        return error if self._refusals >= 1 else",
         ("tests/adapters/test_b2_client.py::test_key_that_was_accepted_is_not_given_up_at_once",),
     ),
+    # ------------------------------------------------------------ what the kernel is told
+    Row(
+        "notices: none about a name that the kernel never asked for",
+        _FUSE,
+        "        if changed.is_new and not node.denied:",
+        "        if False:",
+        ("tests/mount/test_notices.py::test_names_in_use_while_the_bucket_is_listed",),
+    ),
+    Row(
+        "notices: none about a directory that the kernel has looked up",
+        _FUSE,
+        "                elif not self._has_looked(changed.ino, changed.name):",
+        "                else:",
+        ("tests/mount/test_notices.py::test_directories_in_use_as_soon_as_they_appear",),
+    ),
+    Row(
+        "notices: who was told that a name is absent hears of it",
+        _FUSE,
+        "                directory.denied = True",
+        "                pass",
+        ("tests/mount/test_notices.py::test_name_that_was_absent_appears",),
+    ),
 )

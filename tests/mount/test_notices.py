@@ -1,0 +1,82 @@
+"""What the kernel is told of changes that no program asked for: enough, and no more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.devbucket_fixture import DevBucket
+from tests.mount import hosts
+from tests.mount.hosts import NewHost
+from tests.mount.support import until
+
+new_host = hosts.new_host
+
+
+FOLDERS = [f"{number:03}" for number in range(200)]
+"""Names of directories that come with one listing."""
+
+
+@contextmanager
+def opened(paths: list[Path]) -> Iterator[Callable[[], list[str]]]:
+    """Open all, files and directories; gives a function that says what the kernel calls them now."""
+    numbers = [os.open(path, os.O_RDONLY) for path in paths]
+    try:
+        yield lambda: [os.readlink(f"/proc/self/fd/{number}") for number in numbers]
+    finally:
+        for number in numbers:
+            os.close(number)
+
+
+@pytest.mark.slow
+def test_names_in_use_while_the_bucket_is_listed(new_host: NewHost, devbucket: DevBucket) -> None:
+    """What was opened (or is a working directory, or runs) before the first listing was through keeps its path: a late
+    notice about its name would cut it off, and getcwd(2) say ENOENT until somebody looks it up again.
+    """
+    for name in FOLDERS:
+        devbucket.admin.put(devbucket.bucket, f"{name}/below/file", b"1")
+    host = new_host()
+    host.start()
+    paths = [host.path / name / each for name in reversed(FOLDERS) for each in ("below", "below/file")]
+    with opened(paths) as called:
+        until(lambda: host.status()["listing"]["complete"])
+        assert called() == [str(path) for path in paths]
+
+
+@pytest.mark.slow
+def test_directories_in_use_as_soon_as_they_appear(new_host: NewHost, devbucket: DevBucket) -> None:
+    """Directories that a refresh brings, opened as soon as they are seen, keep their path, though others were told of
+    names that are absent here.
+    """
+    host = new_host(refresh_interval="300ms")
+    host.start_listed()
+    assert not (host.path / "last").exists()
+    for name in (*(f"{name}/below/file" for name in FOLDERS), "last"):
+        devbucket.admin.put(devbucket.bucket, name, b"1")
+    until(lambda: len(os.listdir(host.path)) >= len(FOLDERS))
+    paths = [host.path / name for name in reversed(FOLDERS)]
+    with opened(paths) as called:
+        until((host.path / "last").exists)  # the last notice of the listing
+        assert called() == [str(path) for path in paths]
+
+
+@pytest.mark.slow
+def test_name_that_was_absent_appears(new_host: NewHost, devbucket: DevBucket) -> None:
+    """Who was told that a name is absent sees it as soon as it is in the bucket: a file, a directory, one in another's
+    place.
+    """
+    devbucket.admin.put(devbucket.bucket, "dir/there", b"1")
+    host = new_host(refresh_interval="300ms")
+    host.start_listed()
+    names = ("file", "new/below", "dir/file", "dir/new/below")
+    assert [name for name in names if os.path.exists(host.path / name)] == []
+    assert [name for name in names if os.path.exists((host.path / name).parent)] == ["file", "dir/file"]
+    for name in names:
+        devbucket.admin.put(devbucket.bucket, name, b"2")
+    devbucket.admin.put(devbucket.bucket, "dir/there", b"another")
+    until(lambda: all(Path(host.path / name).exists() for name in names))
+    until(lambda: (host.path / "dir/there").read_bytes() == b"another")
