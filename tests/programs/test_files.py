@@ -8,8 +8,6 @@ import shutil
 import stat
 from pathlib import Path
 
-import pytest
-
 from tests.mount.hosts import Host
 from tests.programs.support import (
     KEEPS_LINKS,
