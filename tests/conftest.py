@@ -3,6 +3,7 @@
 Rules
   A test that mounts is marked `fuse`. Without FUSE it is skipped and counted at the end; with
   B2FS_REQUIRE_FUSE=1 (set by .ci/run) it fails instead.
+  A test of a program that install.sh does not bring (`program`) is skipped and counted where there is none.
   The session has a temporary directory of its own, and adopts every orphan: at the end there is no mount
   below that directory, no process and no file in it, or the session fails.
 """
@@ -34,6 +35,8 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 _skipped: Counter[str] = Counter()
+_without: Counter[str] = Counter()
+"""Tests that did not run, by the program that is not here."""
 _left_behind: list[str] = []
 
 
@@ -53,6 +56,7 @@ _FUSE_REQUIRED = os.environ.get("B2FS_REQUIRE_FUSE", "") not in ("", "0")
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes more than a quarter of a second")
     config.addinivalue_line("markers", "fuse: mounts for real, so it needs /dev/fuse")
+    config.addinivalue_line("markers", "program(name): runs a program that install.sh does not bring")
     # Settings of the one who runs the tests must not reach them.
     for name in [name for name in os.environ if name.startswith(("B2_", "B2FS_")) and name != "B2FS_REQUIRE_FUSE"]:
         del os.environ[name]
@@ -65,6 +69,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("program"):
+        if shutil.which(marker.args[0]) is None:
+            _without[marker.args[0]] += 1
+            pytest.skip(f"this machine has no {marker.args[0]}")
     if item.get_closest_marker("fuse") is None or not _NO_FUSE:
         return
     if _FUSE_REQUIRED:
@@ -90,6 +98,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(_NO_FUSE)
         for path, number in sorted(_skipped.items()):
             terminalreporter.line(f"{number:5} in {path}")
+    for program, number in sorted(_without.items()):
+        terminalreporter.section(f"{number} test(s) of {program} did not run: this machine has none", yellow=True)
     if _left_behind:
         terminalreporter.section("left behind by the tests, so the session fails", red=True, bold=True)
         for line in _left_behind:

@@ -36,6 +36,13 @@ def host(devbucket: DevBucket) -> Iterator[Host]:
         made.remove()
 
 
+@pytest.fixture(autouse=True)
+def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs find no settings of the one who runs the tests, and leave nothing with them."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
     """An empty directory without b2fs."""

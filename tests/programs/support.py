@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from tests.tree import Entry, compare, tree
 
 PROGRAM_S = 120.0
 """More than any program here takes on a busy machine; one that hangs fails the test."""
+LONG_S = int(os.environ.get("PROGRAMS_S", "0"))
+"""Seconds for each of the stress tests, set by `make programs`; 0: the quick form of all tests."""
 CLOCK_NS = 1_735_689_600_000_000_000
 """2025-01-01. The jobs set times before it; later ones come from the clock, and differ between two runs."""
 LONG_AGO_NS = 1_600_000_000_123_456_789
@@ -37,7 +38,12 @@ def run(*command: str | os.PathLike[str], cwd: Path | None = None, ok: Collectio
     `more` are variables of its environment.
     """
     done = subprocess.run(
-        command, cwd=cwd, env=environment(**more), stdin=subprocess.DEVNULL, capture_output=True, timeout=PROGRAM_S
+        command,
+        cwd=cwd,
+        env=environment(**more),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=PROGRAM_S + LONG_S,
     )
     said = done.stdout.decode(errors="replace")
     assert done.returncode in ok, (command, done.returncode, said[-4000:], done.stderr.decode(errors="replace")[-4000:])
@@ -45,8 +51,8 @@ def run(*command: str | os.PathLike[str], cwd: Path | None = None, ok: Collectio
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "TMPDIR") if name in os.environ}
-    return kept | {"LC_ALL": "C.UTF-8", "TZ": "UTC", "HOME": tempfile.gettempdir()} | more
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "TMPDIR", "HOME") if name in os.environ}
+    return kept | {"LC_ALL": "C.UTF-8", "TZ": "UTC"} | more
 
 
 def move(host: Host) -> None:
