@@ -149,6 +149,7 @@ class Content:
                 await self._make_scratch(node, whole if keep is None else min(keep, whole), deadline_s)
             if volume.budget.room(size - node.inode.size):
                 return
+            volume.check_fits(size)
             await volume.wait_freed(deadline_s)
 
     async def _make_way(self, size: int, deadline_s: float, full: NoSpace) -> None:

@@ -215,11 +215,17 @@ class Volume:
         self._disk_room -= size
         return True
 
+    def check_fits(self, size: int) -> None:
+        """NoSpace if a file of `size` bytes has no room however much is uploaded: nobody waits for that."""
+        if size > self.budget.limit:
+            raise NoSpace(f"a file of {size} bytes is larger than dirty_size ({self.budget.limit})")
+
     async def room(self, growth: int, deadline_s: float) -> None:
         """Wait until `growth` more bytes fit into the budget. NoSpace at the deadline: nothing was written.
 
         There is room on return; whoever suspends before using it must set it aside, or ask again.
         """
+        self.check_fits(growth)
         while not self.budget.room(growth):
             await self.wait_freed(deadline_s)
 

@@ -368,6 +368,26 @@ async def test_full_budget_is_no_space_in_the_end(world: World, autojump_clock: 
         await m.drained()
 
 
+async def test_nobody_waits_for_what_never_fits(world: World, autojump_clock: object) -> None:
+    """A file that would be larger than the whole budget gets NoSpace at once: by a write far behind its end, by a
+    truncate, by the first write to a large object; nothing has changed.
+    """
+    world.bucket.put("large", bytes(3 * MIB))
+    async with world.mount(dirty_size=2 * MIB, dirty_wait_s=30.0) as m:
+        await m.write("x", b"content")
+        began = trio.current_time()
+        with pytest.raises(NoSpace):
+            await m.patch("x", 1 << 40, b"1")
+        with pytest.raises(NoSpace):
+            await m.truncate("x", 1 << 40)
+        with pytest.raises(NoSpace):
+            await m.patch("large", 0, b"1")
+        assert trio.current_time() - began < 1.0
+        assert await m.read("x") == b"content"
+        assert await m.read("large") == bytes(3 * MIB)
+        await m.drained()
+
+
 async def test_disk_full_in_the_middle_of_a_write(
     world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
