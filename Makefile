@@ -31,6 +31,11 @@ SEED ?= $(shell date +%s)
 soak: install-test ## the workload under random faults and kills, then a full comparison (TIME=20m SEED=a number to repeat)
 	@$(BIN)/python -m tests.soak --time $(TIME) --seed $(SEED)
 
+.PHONY: programs
+programs: TIME = 60s
+programs: install-test ## git, SQLite, rsync, fio, … on a mount, the long form (TIME=60s for each stress test)
+	@PROGRAMS_TIME=$(TIME) $(BIN)/pytest tests/programs
+
 .PHONY: check
 check: lint test ## lint and test: what must pass before a commit
 

@@ -15,13 +15,14 @@ import subprocess
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from b2fs.units import parse_duration
 from tests.mount.hosts import Host
 from tests.tree import Entry, compare, tree
 
 PROGRAM_S = 120.0
 """More than any program here takes on a busy machine; one that hangs fails the test."""
-LONG_S = int(os.environ.get("PROGRAMS_S", "0"))
-"""Seconds for each of the stress tests, set by `make programs`; 0: the quick form of all tests."""
+LONG_S = int(parse_duration(os.environ.get("PROGRAMS_TIME", "0")))
+"""Seconds for each of the stress tests, told by `make programs TIME=…`; 0: the quick form of all tests."""
 CLOCK_NS = 1_735_689_600_000_000_000
 """2025-01-01. The jobs set times before it; later ones come from the clock, and differ between two runs."""
 LONG_AGO_NS = 1_600_000_000_123_456_789

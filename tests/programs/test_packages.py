@@ -53,7 +53,6 @@ def test_pip_in_a_venv(host: Host, tmp_path: Path) -> None:
     run(*pip, "install", "--no-index", "-q", wheel(tmp_path), PYTHONPATH="")
     for _ in range(2):
         assert run(venv / "bin/hello", PYTHONPATH="") == "hello from hello_mount\n"
-        assert run(*pip, "check", PYTHONPATH="").startswith("No broken requirements")
         assert run(*pip, "show", "-f", "hello-mount", PYTHONPATH="").count("/module_") == 2 * MODULES
         installed = tree(venv)
         move(host)
