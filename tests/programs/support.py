@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from b2fs.units import parse_duration
@@ -62,6 +62,13 @@ def move(host: Host) -> None:
     host.kill()
     host.forget_state()
     host.start()
+
+
+def here_and_elsewhere(host: Host) -> Iterator[str]:
+    """For what is checked twice: before and after the mount is moved."""
+    yield "here"
+    move(host)
+    yield "elsewhere"
 
 
 def same(first: Path | Mapping[str, Entry], second: Path | Mapping[str, Entry]) -> None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tests.mount.hosts import Host
-from tests.programs.support import fill, move, run, same
+from tests.programs.support import fill, here_and_elsewhere, run, same
 
 HOW = {
     "renamed": "set backup backupcopy=no",
@@ -62,6 +62,5 @@ def test_vim(host: Host, plain: Path) -> None:
     save(plain)
     save(host.path)
     assert not [each for each in os.listdir(host.path) if each.endswith(".swp")]
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         same(plain, host.path)
-        move(host)

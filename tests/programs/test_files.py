@@ -15,6 +15,7 @@ from tests.programs.support import (
     bytes_of,
     directory_times,
     fill,
+    here_and_elsewhere,
     move,
     run,
     same,
@@ -55,7 +56,7 @@ def test_cp(host: Host, plain: Path) -> None:
     run("cp", "-a", plain, inside)
     run("cp", "-a", "--sparse=always", "--reflink=auto", inside, host.path / "again")
     run("cp", "-a", host.path / "again", outside)
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         for each in (inside, host.path / "again", outside):
             same(plain, each)
             assert directory_times(each) == directory_times(plain)
@@ -63,7 +64,6 @@ def test_cp(host: Host, plain: Path) -> None:
                 assert os.getxattr(each / "large.bin", "user.colour") == b"green"
             if KEEPS_LINKS:
                 assert os.path.samefile(each / "large.bin", each / "large too.bin")
-        move(host)
 
 
 # ---------------------------------------------------------------- tar, zip
@@ -79,12 +79,11 @@ def test_tar(host: Host, plain: Path) -> None:
     run("tar", "--format=posix", "-C", host.path / "out", "-czSf", host.path / "from mount.tar.gz", ".")
     run("tar", "-C", host.path, "-rf", host.path / "from plain.tar", "out/read me.txt")
     run("tar", "-f", host.path / "from plain.tar", "--delete", "out/read me.txt")
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         same(plain, host.path / "out")
         for archive in ("from plain.tar", "from mount.tar.gz"):
             assert run("tar", "-C", host.path / "out", "-df", host.path / archive) == ""
             assert run("tar", "-C", plain, "-df", host.path / archive) == ""
-        move(host)
 
 
 def test_zip(host: Host, plain: Path) -> None:
@@ -101,11 +100,10 @@ def test_zip(host: Host, plain: Path) -> None:
     run("zip", "-q", "-d", archive, "large.bin")
     run("unzip", "-q", "-K", archive, "-d", host.path / "out")
     wanted = {name: (each.mode, each.sha1, each.target) for name, each in tree(plain).items()}
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         assert run("unzip", "-tq", archive).startswith("No errors detected")
         found = tree(host.path / "out")
         assert {name: (each.mode, each.sha1, each.target) for name, each in found.items()} == wanted
-        move(host)
 
 
 # ---------------------------------------------------------------- sed, perl, mv
@@ -124,9 +122,8 @@ def test_sed_and_perl_in_place(host: Host, plain: Path) -> None:
     """`sed -i` and `perl -i`, with and without backups, through a symlink too, leave what they leave on a plain disk."""
     edit_in_place(plain)
     edit_in_place(host.path)
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         same(plain, host.path)
-        move(host)
 
 
 def move_about(root: Path, other: Path) -> None:
@@ -152,10 +149,9 @@ def test_mv(host: Host, plain: Path) -> None:
         other.mkdir()
         move_about(root, other)
     same(beside[plain], beside[host.path])
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         same(plain, host.path)
         assert directory_times(host.path) == directory_times(plain)
-        move(host)
 
 
 # ---------------------------------------------------------------- find, du
@@ -188,17 +184,15 @@ def test_find(host: Host, plain: Path) -> None:
     """Fifteen searches find on the mount what they find in its copy, here and elsewhere; `-delete` leaves the same."""
     fill(plain)
     run("cp", "-a", plain, host.path / "tree")
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         for predicates in PREDICATES:
             assert found(host.path / "tree", predicates) == found(plain, predicates), predicates
-        move(host)
     for root in (host.path / "tree", plain):
         run("find", ".", "-name", "*.txt", "-size", "-2", "-delete", cwd=root)
         run("find", "code", "-delete", cwd=root)
         run("find", ".", "-type", "d", "-empty", "-delete", cwd=root)
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         same(plain, host.path / "tree")
-        move(host)
 
 
 def sizes(root: Path, *options: str) -> dict[str, int]:
@@ -216,12 +210,11 @@ def test_du(host: Host, plain: Path) -> None:
         (plain / f"size {number}").write_bytes(bytes_of(number * 257, seed=number))
     run("cp", "-a", plain, host.path / "tree")
     os.sync()  # the plain disk gives a file its blocks when it is written back
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         assert sizes(host.path / "tree", "-b") == sizes(plain, "-b")
         here, there = sizes(host.path / "tree", "-B1"), sizes(plain, "-B1")
         assert here.keys() == there.keys()
         assert [name for name in here if not here[name] <= there[name] < here[name] + BLOCK] == []
-        move(host)
 
 
 def test_removal_of_a_tree(host: Host, plain: Path) -> None:
@@ -236,7 +229,6 @@ def test_removal_of_a_tree(host: Host, plain: Path) -> None:
     for path in (plain / "many").iterdir():
         path.unlink()
     (plain / "many").rmdir()
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         assert os.listdir(host.path) == ["three"]
         same(plain, host.path / "three")
-        move(host)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tests.mount.hosts import Host
-from tests.programs.support import bytes_of, move, run, same
+from tests.programs.support import bytes_of, here_and_elsewhere, run, same
 
 FORMATS = ("wav", "flac", "aiff", "au", "ogg", "w64")
 
@@ -26,8 +26,7 @@ def test_sox(host: Host, plain: Path) -> None:
     """Conversions between six formats, one from a pipe, leave the bytes that they leave on a plain disk."""
     convert(plain)
     convert(host.path)
-    for _ in range(2):
+    for _ in here_and_elsewhere(host):
         same(plain, host.path)
         assert run("soxi", "-D", host.path / "piped.wav").strip() == "12.500000"
         assert os.path.getsize(host.path / "copy.flac") > 10_000
-        move(host)

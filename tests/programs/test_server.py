@@ -10,7 +10,7 @@ import pytest
 from tests.app.footprint import finished, strace
 from tests.app.server import serve
 from tests.mount.hosts import Host
-from tests.programs.support import bytes_of, move
+from tests.programs.support import bytes_of, here_and_elsewhere
 
 SIZE = 5_000_000
 """More than a chunk, so elsewhere it is fetched while it is sent."""
@@ -27,7 +27,7 @@ def test_sendfile(host: Host, tmp_path: Path) -> None:
     """A file goes out whole and in ranges by sendfile, as it was written, here and from a host that has to fetch it."""
     data = bytes_of(SIZE)
     (host.path / "sound.mp3").write_bytes(data)
-    for where in ("here", "elsewhere"):
+    for where in here_and_elsewhere(host):
         log = tmp_path / where
         with serve(host.path, tmp_inside=False, command=strace(log)) as url:
             address = f"{url}/static/data/sound.mp3"
@@ -35,4 +35,3 @@ def test_sendfile(host: Host, tmp_path: Path) -> None:
             assert get(address, {}) == data
         sent = [line for line in finished(log) if "sendfile(" in line and str(host.path / "sound.mp3") in line]
         assert sent, "no sendfile"
-        move(host)

@@ -13,7 +13,7 @@ from tests.programs import database
 from tests.programs.support import PROGRAM_S, environment, move
 
 MODES = ("delete", "truncate", "persist", "wal")
-ROWS = 25
+ROWS = 15
 """Of each writer, each a transaction."""
 
 
