@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,13 +19,20 @@ ROWS = 15
 """Of each writer, each a transaction."""
 
 
-def writer(path: Path, mode: str, who: str, count: int, *hang: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def writer(path: Path, mode: str, who: str, count: int, *hang: str) -> Iterator[subprocess.Popen[str]]:
+    """It runs; when that is over, it has ended."""
+    process = subprocess.Popen(
         [sys.executable, "-m", "tests.programs.database", path, mode, who, str(count), *hang],
         env=environment(),
         stdout=subprocess.PIPE,
         text=True,
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def rows(path: Path, mode: str) -> dict[str, int]:
@@ -47,10 +56,10 @@ def test_sqlite(host: Host, mode: str) -> None:
     """
     path = host.path / "site.db"
     rows(path, mode)
-    both = [writer(path, mode, who, ROWS) for who in ("one", "two")]
-    for each in both:
-        said, _ = each.communicate(timeout=PROGRAM_S)
-        assert (each.returncode, said.count("\n")) == (0, ROWS)
+    with writer(path, mode, "one", ROWS) as one, writer(path, mode, "two", ROWS) as two:
+        for each in (one, two):
+            said, _ = each.communicate(timeout=PROGRAM_S)
+            assert (each.returncode, said.count("\n")) == (0, ROWS)
     assert rows(path, mode) == {"one": ROWS, "two": ROWS}
     with writer(path, mode, "killed", ROWS, "hang") as killed:
         assert killed.stdout is not None
@@ -61,5 +70,6 @@ def test_sqlite(host: Host, mode: str) -> None:
     assert rows(path, mode) == {"one": ROWS, "two": ROWS, "killed": ROWS}
     with writer(path, mode, "later", ROWS) as later:
         later.communicate(timeout=PROGRAM_S)
+        assert later.returncode == 0
     move(host)
     assert rows(path, mode)["later"] == ROWS
