@@ -35,6 +35,8 @@ ROOT = 1
 """The inode number of the root (FUSE fixes it)."""
 
 _MS = 1_000_000
+_NS_END = 1 << 63
+"""Behind the last time that 64 bits of ns can say (in the year 2262)."""
 _UNREADABLE = -1
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _LINK_ROOM = 400
@@ -168,10 +170,9 @@ def _mtime_ns(version: Version, fields: Mapping[str, str]) -> int:
         millis = int(version.info[INFO_MTIME])
     except (KeyError, ValueError):
         return version.uploaded_ms * _MS
-    if abs(millis) * _MS >= 1 << 62:  # beyond what a 64-bit time in ns can say
-        return version.uploaded_ms * _MS
     rest = _number(fields.get("n", ""))
-    return millis * _MS + (rest if 0 <= rest < _MS else 0)
+    time_ns = millis * _MS + (rest if 0 <= rest < _MS else 0)
+    return time_ns if -_NS_END <= time_ns < _NS_END else version.uploaded_ms * _MS
 
 
 def _fields(packed: str) -> dict[str, str]:

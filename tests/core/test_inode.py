@@ -16,7 +16,10 @@ from b2fs.core.inode import Defaults, Inode, attributes, from_version, operation
 DEFAULTS = Defaults(uid=1000, gid=1000)
 TYPES = [stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR]
 IDS = st.integers(0, 2**32 - 2)
-NS = st.one_of(st.integers(-(2**61), 2**61), st.sampled_from([0, -1, 999_999, -999_999, -1_000_000, 1]))
+NS = st.one_of(
+    st.integers(-(2**63), 2**63 - 1),
+    st.sampled_from([0, -1, 999_999, -999_999, -1_000_000, 1, 7_000_000_000_000_000_005, -(2**63), 2**63 - 1]),
+)
 
 
 @st.composite
