@@ -62,6 +62,8 @@ class Change(msgspec.Struct):
 
     inodes: list[Inode] = []
     gone: list[int] = []
+    gone_ns: int = 0
+    """When the names of `gone` went: the ctime of what somebody still has open; 0: not by an operation here."""
     links: list[tuple[int, bytes, int]] = []
     """(parent, name, ino)"""
     unlinks: list[tuple[int, bytes]] = []

@@ -273,6 +273,7 @@ class Tree:
         change.dirty.append(names.marker(key) if node.inode.is_dir else key)
         if node.inode.is_dir or node.inode.nlink == 1:
             change.gone.append(node.ino)
+            change.gone_ns = now_ns
         else:
             change.inodes.append(replace(node.inode, nlink=node.inode.nlink - 1, ctime_ns=now_ns))
 
@@ -314,7 +315,7 @@ class Tree:
                 known.inode = inode
         for ino in change.gone:
             if (known := self.nodes.get(ino)) is not None:
-                known.inode = replace(known.inode, nlink=0)
+                known.inode = replace(known.inode, nlink=0, ctime_ns=change.gone_ns or known.inode.ctime_ns)
                 self.discard(known)
 
     def load(self, parent: Node, rows: list[tuple[bytes, Inode]]) -> None:
