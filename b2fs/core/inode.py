@@ -128,6 +128,12 @@ def restored(inode: Inode, size: int, sha1: str, described: str) -> Inode:
     return replace(inode, scratch=0, staged=0, synced=0, size=size, sha1=sha1, mtime_ns=mtime_ns)
 
 
+def without_set_id(mode: int) -> int:
+    """What is left of a mode when somebody without privileges has changed the content."""
+    mode &= ~stat.S_ISUID
+    return mode & ~stat.S_ISGID if mode & stat.S_IXGRP else mode
+
+
 def content_type(inode: Inode) -> str:
     return SYMLINK_TYPE if inode.is_link else AUTO_TYPE
 

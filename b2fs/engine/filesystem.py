@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from b2fs.core import names
 from b2fs.core.change import Change
-from b2fs.core.inode import ROOT, Inode
+from b2fs.core.inode import ROOT, Inode, without_set_id
 from b2fs.core.tree import Node
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
@@ -266,13 +266,18 @@ class FileSystem:
 
     # ------------------------------------------------------------ files
 
-    async def open(self, ino: int, flags: int) -> int:
-        """A handle. Fetches nothing; with O_TRUNC the content is dropped first."""
+    async def open(self, ino: int, flags: int, privileged: bool = True) -> int:
+        """A handle. Fetches nothing; with O_TRUNC the content is dropped first, whatever the access mode (who may not
+        write has been refused by then), and for who is not privileged the set-id bits with it.
+        """
         node = self._tree.node(ino)
         if node.inode.is_dir:
             raise IsDirectory("a directory is not opened like this")
-        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+        if flags & os.O_TRUNC:
             await self._content.truncate(node, 0)
+            mode = node.inode.mode if privileged else without_set_id(node.inode.mode)
+            if mode != node.inode.mode:
+                self._volume.commit(self._tree.plan_attributes(node, replace(node.inode, mode=mode)))
         return self._open(node, flags)
 
     def _open(self, node: Node, flags: int) -> int:

@@ -258,7 +258,9 @@ class FuseOperations(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        return pyfuse3.FileInfo(fh=await self._files.open(inode, flags), keep_cache=True)
+        # a write and a truncate come with a setattr that clears the set-id bits; an open with O_TRUNC does not
+        handle = await self._files.open(inode, flags, privileged=ctx.uid == 0)
+        return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
     @_guarded
     async def read(self, fh: int, off: int, size: int) -> Any:
