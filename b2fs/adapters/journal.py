@@ -87,6 +87,8 @@ _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
 _ROW = "(" + ", ".join("?" * 17) + ")"
 _FULL = 1024 * 1024
 """Fewer free bytes than this explain an I/O error."""
+_CHECKPOINT_WAIT_MS = 100
+"""How long a checkpoint may wait for who reads or commits: those that come after it wait as long."""
 _ID_BLOCK = 4096
 """Numbers that the counter takes from the database at once; a crash skips what is left of them."""
 
@@ -124,6 +126,7 @@ class Journal:
                 self.set_meta("schema", str(SCHEMA_VERSION))
             self._migrate()
             self._reader = self._connect()
+            self._reader.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                 raise StateError(f"{path} is not a b2fs journal ({error})") from error
@@ -239,12 +242,16 @@ class Journal:
             raise ReadOnly(f"the journal's log cannot be put on stable storage: {error}") from error
 
     def checkpoint(self) -> None:
-        """Move the log into the database, as far as nobody reads it. Waits for the disk; any thread.
+        """Move the log into the database, and empty it. Waits for the disk; any thread.
+
+        Most of it goes while others commit. They wait for the rest, a few rows as a rule: while somebody always
+        writes, the log has no end otherwise. If somebody reads just now, it is emptied another time.
 
         NoSpace, ReadOnly: the log stays, nothing is lost.
         """
         with self._reading, self._errors():
             self._reader.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._reader.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def log_size(self) -> int:
         return os.fstat(self._wal).st_size

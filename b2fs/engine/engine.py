@@ -34,7 +34,8 @@ from b2fs.errors import B2fsError, BucketError, NotFound, StateError
 
 log = logging.getLogger(__name__)
 
-_HOUSEKEEPING_S = 5.0
+_HOUSEKEEPING_S = 1.0
+"""A storm of small files fills the log by 10 MB in that time."""
 _REST_S = 10.0
 """Pause of a background task that failed by a bug."""
 _MAX_LINKS = 40

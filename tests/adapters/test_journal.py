@@ -137,6 +137,23 @@ os.kill(os.getpid(), signal.SIGKILL)
     journal.close()
 
 
+def test_checkpoint_empties_the_log(journal: Journal) -> None:
+    """The log takes no room afterwards; while somebody reads, it stays."""
+    journal.commit(WHOLE)
+    for key in "xyz":
+        journal.set_ignored(key, "why")
+    reading = journal.ignored()
+    next(reading)
+    journal.checkpoint()
+    assert journal.log_size() > 0
+    journal.commit(Change(gone=[6]))
+    assert len(list(reading)) == 2
+    journal.checkpoint()
+    assert journal.log_size() == 0
+    journal.commit(Change(blobs=[Blob("c", 1, 1)]))
+    assert (journal.inode(5), journal.inode(6), journal.blob("c")) == (WHOLE.inodes[0], None, Blob("c", 1, 1))
+
+
 def test_numbers_never_repeat(path: str) -> None:
     """They only grow, across blocks and restarts, also when the last run never said goodbye."""
     seen = 1
