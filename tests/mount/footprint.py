@@ -1,0 +1,32 @@
+"""What a daemon takes while it has nothing to do: descriptors, threads, memory, inodes, bytes in its state directory."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.mount.support import Mount
+
+
+class Footprint(NamedTuple):
+    descriptors: int
+    threads: int
+    inodes: int
+    memory: int
+    state: int
+    """Bytes of all files in the state directory."""
+
+
+def footprint(mount: Mount) -> Footprint:
+    status = Path(f"/proc/{mount.pid}/status").read_text()
+    (kib,), (threads,) = re.findall(r"VmRSS:\s+(\d+)", status), re.findall(r"Threads:\s+(\d+)", status)
+    files = [Path(folder) / name for folder, _, names in os.walk(mount.state) for name in names]
+    return Footprint(
+        descriptors=len(os.listdir(f"/proc/{mount.pid}/fd")),
+        threads=int(threads),
+        inodes=mount.stats()["names"]["inodes"],
+        memory=int(kib) * 1024,
+        state=sum(file.stat().st_size for file in files if not file.is_socket()),
+    )
