@@ -1,0 +1,286 @@
+"""System calls as programs make them, other users, and what an object looks like afterwards.
+
+Rules
+  Paths are relative: the `root` fixture has made its directory the working directory.
+  What Python wraps too kindly, or not at all, is called through libc; errors are OSError as everywhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import socket
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.opendir.restype = _libc.readdir.restype = _libc.fdopendir.restype = ctypes.c_void_p
+_libc.telldir.restype = ctypes.c_long
+for _name in ("telldir", "closedir", "readdir", "rewinddir"):
+    getattr(_libc, _name).argtypes = [ctypes.c_void_p]
+_libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+
+AT_FDCWD = -100
+RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
+RENAME_WHITEOUT = 4
+UTIME_NOW = (1 << 30) - 1
+UTIME_OMIT = (1 << 30) - 2
+AT_SYMLINK_NOFOLLOW = 0x100
+OLD_NS = 1_000_000_000_123_456_789
+"""A time long ago, for objects whose changes are to be seen."""
+
+OWNER, GROUP, OTHER = 1001, 1002, 1003
+"""Users (and groups of the same numbers): who owns an object, who is in its group, who is neither."""
+
+
+def _checked(result: int, *paths: str | bytes) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), *paths[:1])
+    return result
+
+
+def renameat2(old: str, new: str, flags: int) -> None:
+    _checked(_libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags), old)
+
+
+class _Timespec(ctypes.Structure):
+    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
+
+
+def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int], flags: int = 0) -> None:
+    """Times are (seconds, nanoseconds or UTIME_NOW or UTIME_OMIT)."""
+    times = (_Timespec * 2)(_Timespec(*atime), _Timespec(*mtime))
+    _checked(_libc.utimensat(AT_FDCWD, os.fsencode(path), times, flags), path)
+
+
+def utimes_now(path: str) -> None:
+    """utimes(path, NULL), which who may write to a file may do too."""
+    _checked(_libc.utimensat(AT_FDCWD, os.fsencode(path), None, 0), path)
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    _checked(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
+
+
+class _Dirent(ctypes.Structure):
+    _fields_ = (
+        ("ino", ctypes.c_uint64),
+        ("offset", ctypes.c_int64),
+        ("length", ctypes.c_uint16),
+        ("type", ctypes.c_uint8),
+        ("name", ctypes.c_char * 256),
+    )
+
+
+class Directory:
+    """An open directory stream: opendir, readdir, telldir, seekdir, rewinddir."""
+
+    def __init__(self, path: str) -> None:
+        self._stream = _libc.opendir(os.fsencode(path))
+        if not self._stream:
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), path)
+
+    def read(self) -> tuple[str, int, int] | None:
+        """The next entry (name, inode number, type), None at the end."""
+        ctypes.set_errno(0)
+        found = _libc.readdir(self._stream)
+        if not found:
+            if number := ctypes.get_errno():
+                raise OSError(number, os.strerror(number))
+            return None
+        entry = ctypes.cast(found, ctypes.POINTER(_Dirent)).contents
+        return os.fsdecode(entry.name), entry.ino, entry.type
+
+    def names(self) -> list[str]:
+        """What is left to read."""
+        found = []
+        while (entry := self.read()) is not None:
+            found.append(entry[0])
+        return found
+
+    def tell(self) -> int:
+        return int(_libc.telldir(self._stream))
+
+    def seek(self, position: int) -> None:
+        _libc.seekdir(self._stream, position)
+
+    def rewind(self) -> None:
+        _libc.rewinddir(self._stream)
+
+    def close(self) -> None:
+        _libc.closedir(self._stream)
+
+    def __enter__(self) -> Directory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+# ---------------------------------------------------------------- users
+
+
+@contextmanager
+def user(uid: int, gid: int | None = None, groups: Sequence[int] = ()) -> Iterator[None]:
+    """Be an unprivileged user: effective ids, groups and with them the capabilities."""
+    before = os.getgroups()
+    os.setgroups(list(groups))
+    os.setegid(uid if gid is None else gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(before)
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+# ---------------------------------------------------------------- errors
+
+
+@contextmanager
+def fails(*names: str) -> Iterator[None]:
+    """What is done inside fails with (one of) these errnos."""
+    with pytest.raises(OSError) as caught:
+        yield
+    assert errno.errorcode[caught.value.errno or 0] in names, caught.value
+
+
+def outcome(call: Callable[[], Any]) -> Any:
+    """What a call returns, or the name of its errno."""
+    try:
+        return call()
+    except OSError as error:
+        return errno.errorcode[error.errno] if error.errno else str(error)
+
+
+# ---------------------------------------------------------------- objects
+
+
+def put(path: str, data: bytes = b"content", mode: int = 0o644) -> None:
+    """A file with this content and mode, whatever the umask."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fchmod(fd, mode)
+    finally:
+        os.close(fd)
+
+
+def get(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+@contextmanager
+def opened(path: str, flags: int = os.O_RDWR, mode: int = 0o644) -> Iterator[int]:
+    fd = os.open(path, flags, mode)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def touch_all(path: str = ".") -> None:
+    """Give everything at and below a path the old time."""
+    for directory, _, files in os.walk(path, topdown=False):
+        for name in files:
+            os.utime(os.path.join(directory, name), ns=(OLD_NS, OLD_NS), follow_symlinks=False)
+        os.utime(directory, ns=(OLD_NS, OLD_NS))
+
+
+def make_fifo(path: str) -> None:
+    os.mkfifo(path, 0o644)
+
+
+def make_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(path)
+
+
+def make_null(path: str) -> None:
+    os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+
+
+KINDS: dict[str, Callable[[str], object]] = {
+    "file": put,
+    "dir": os.mkdir,
+    "symlink": lambda path: os.symlink("nowhere", path),
+    "fifo": make_fifo,
+    "socket": make_socket,
+    "device": make_null,
+}
+
+
+class Look(NamedTuple):
+    """What an object shows, but for numbers that every file system chooses itself."""
+
+    kind: str
+    mode: str
+    uid: int
+    gid: int
+    nlink: int
+    size: int
+    content: bytes
+    mtime: str
+    """'old' (as `touch_all` set it), another time that a test set, or 'new'."""
+    ctime: str
+    """'same' as in the look before, or 'new'."""
+
+
+Looks = dict[str, Look]
+
+
+def look(path: str = ".", before: dict[str, os.stat_result] | None = None) -> Looks:
+    """Everything at and below a path."""
+    found = {}
+    ctimes = {each.st_ino: each.st_ctime_ns for each in (before or {}).values()}
+    for name, each in stats(path).items():
+        is_link = stat.S_ISLNK(each.st_mode)
+        is_file = stat.S_ISREG(each.st_mode)
+        content = (
+            os.fsencode(os.readlink(name)) if is_link else get(name) if is_file and each.st_size < 1 << 20 else b""
+        )
+        found[name] = Look(
+            kind=stat.filemode(each.st_mode)[0],
+            mode=f"{stat.S_IMODE(each.st_mode):o}",
+            uid=each.st_uid,
+            gid=each.st_gid,
+            nlink=each.st_nlink,
+            size=0 if stat.S_ISDIR(each.st_mode) else each.st_size,
+            content=content,
+            mtime="old"
+            if each.st_mtime_ns == OLD_NS
+            else "new"
+            if each.st_mtime > 1_700_000_000
+            else f"{each.st_mtime_ns}",
+            ctime="same" if ctimes.get(each.st_ino) == each.st_ctime_ns else "new",
+        )
+    return found
+
+
+def stats(path: str = ".") -> dict[str, os.stat_result]:
+    """The stat of everything at and below a path."""
+    found = {path: os.lstat(path)}
+    for directory, directories, files in os.walk(path):
+        for name in sorted(directories + files):
+            below = os.path.join(directory, name)
+            found[below] = os.lstat(below)
+    return found
