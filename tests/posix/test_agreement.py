@@ -284,27 +284,17 @@ def agree(plain: list[Any], mount: list[Any]) -> None:
     assert not differences, "\n".join(differences)
 
 
-@pytest.mark.parametrize("who", USERS)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "who"),
+    [(call, who) for call in CALLS for who in USERS if not call.startswith("open") or who in ("owner", "other")],
+)
 def test_calls_on_objects(scene: Scene, call: str, who: str) -> None:
     """One call, on each kind of object that `owner` owns, and on paths that are odd in some way."""
     skip = ("device",) if call.startswith(("open", "write", "append")) else ()  # test_deviations.py
     agree(*scene.act(CALLS[call], USERS[who], skip))
 
 
-NAMED = (
-    "absent",
-    "file",
-    "suid file",
-    "dir",
-    "full dir",
-    "sgid dir",
-    "fifo",
-    "socket",
-    "device",
-    "link to dir",
-    "dangling link",
-)
+NAMED = ("absent", "file", "dir", "full dir", "fifo", "device", "link to dir", "dangling link")
 RENAMES = {
     "rename": os.rename,
     "noreplace": lambda old, new: renameat2(old, new, RENAME_NOREPLACE),
@@ -345,7 +335,6 @@ PLACES = {
     "own": (0o755, OWNER),
     "own without write": (0o555, OWNER),
     "own without search": (0o600, OWNER),
-    "group's": (0o070, 0),
     "group's sgid": (0o2770, 0),
 }
 NAMINGS: dict[str, Callable[[str], Any]] = {
