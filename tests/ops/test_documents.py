@@ -43,7 +43,7 @@ def test_modules_of_the_architecture() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("document", ["README.md", "tests/LESSONS.md"])
+@pytest.mark.parametrize("document", ["README.md", "SEMANTICS.md", "tests/LESSONS.md"])
 def test_tests_that_documents_link_to(document: str) -> None:
     """Every test that a document links to is in the file that it links to."""
     path = _ROOT / document
