@@ -35,8 +35,8 @@ ROOT = 1
 """The inode number of the root (FUSE fixes it)."""
 
 _MS = 1_000_000
-_NS_END = 1 << 63
-"""Behind the last time that 64 bits of ns can say (in the year 2262)."""
+_FARTHEST_NS = ((1 << 63) // _MS - 2) * _MS
+"""Times are between this and its negative (the years 1677 and 2262): what 64 bits can say in ns, whole milliseconds."""
 _UNREADABLE = -1
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _LINK_ROOM = 400
@@ -128,6 +128,11 @@ def restored(inode: Inode, size: int, sha1: str, described: str) -> Inode:
     return replace(inode, scratch=0, staged=0, synced=0, size=size, sha1=sha1, mtime_ns=mtime_ns)
 
 
+def nearest_time(time_ns: int) -> int:
+    """The time that a row can keep: a farther one becomes the farthest, as on every file system of Linux."""
+    return min(max(time_ns, -_FARTHEST_NS), _FARTHEST_NS)
+
+
 def without_set_id(mode: int) -> int:
     """What is left of a mode when somebody without privileges has changed the content."""
     mode &= ~stat.S_ISUID
@@ -176,9 +181,10 @@ def _mtime_ns(version: Version, fields: Mapping[str, str]) -> int:
         millis = int(version.info[INFO_MTIME])
     except (KeyError, ValueError):
         return version.uploaded_ms * _MS
+    if abs(millis) * _MS > _FARTHEST_NS:
+        return version.uploaded_ms * _MS
     rest = _number(fields.get("n", ""))
-    time_ns = millis * _MS + (rest if 0 <= rest < _MS else 0)
-    return time_ns if -_NS_END <= time_ns < _NS_END else version.uploaded_ms * _MS
+    return millis * _MS + (rest if 0 <= rest < _MS else 0)
 
 
 def _fields(packed: str) -> dict[str, str]:

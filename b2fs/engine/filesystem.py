@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from b2fs.core import names
 from b2fs.core.change import Change
-from b2fs.core.inode import ROOT, Inode, without_set_id
+from b2fs.core.inode import ROOT, Inode, nearest_time, without_set_id
 from b2fs.core.tree import Node
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
@@ -246,8 +246,8 @@ class FileSystem:
             mode=old.mode if new.mode is None else stat.S_IFMT(old.mode) | stat.S_IMODE(new.mode),
             uid=old.uid if new.uid is None else new.uid,
             gid=old.gid if new.gid is None else new.gid,
-            atime_ns=old.atime_ns if new.atime_ns is None else new.atime_ns,
-            mtime_ns=old.mtime_ns if new.mtime_ns is None else new.mtime_ns,
+            atime_ns=old.atime_ns if new.atime_ns is None else nearest_time(new.atime_ns),
+            mtime_ns=old.mtime_ns if new.mtime_ns is None else nearest_time(new.mtime_ns),
             ctime_ns=self._volume.now_ns(),
         )
         self._volume.commit(self._tree.plan_attributes(node, inode))

@@ -176,6 +176,33 @@ def test_whiteouts(expect: Expect) -> None:
     expect(outcome(lambda: renameat2("f", "g", RENAME_WHITEOUT)), plain=None, mount="EINVAL")
 
 
+@pytest.mark.parametrize(
+    ("second", "limit", "ours"), [(1 << 40, 15_032_385_535, 9_223_372_036), (-(1 << 40), -(1 << 31), -9_223_372_036)]
+)
+def test_farthest_times(expect: Expect, second: int, limit: int, ours: int) -> None:
+    """A time that cannot be kept becomes the farthest that can: of the years 1901 and 2446, on the mount 1677 and 2262."""
+    put("f")
+    os.utime("f", (second, second))
+    found = os.stat("f")
+    expect(int(found.st_mtime), plain=limit, mount=ours)
+    expect(int(found.st_atime), plain=limit, mount=ours)
+
+
+def test_birth_time(expect: Expect) -> None:
+    """statx knows no time of birth."""
+    put("f")
+    shown = subprocess.run(["stat", "-c", "%W", "f"], capture_output=True, check=True, text=True).stdout
+    expect(int(shown) > 0, plain=True, mount=False)
+
+
+def test_reads_that_do_not_wait(expect: Expect) -> None:
+    """RWF_NOWAIT is ENOTSUP: the kernel has it for its own file systems only."""
+    put("f")
+    with opened("f") as fd:
+        os.pread(fd, 7, 0)
+        expect(outcome(lambda: os.preadv(fd, [bytearray(7)], 0, os.RWF_NOWAIT)), plain=7, mount="ENOTSUP")
+
+
 def test_ioctl(expect: Expect) -> None:
     """There are no attributes of chattr: ENOTTY."""
     put("f")
