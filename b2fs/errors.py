@@ -53,6 +53,12 @@ class Exists(B2fsError):
     errno = errno.EEXIST
 
 
+class Stale(B2fsError):
+    """What the caller knows of the name has changed meanwhile: he is to look it up again."""
+
+    errno = errno.ESTALE
+
+
 class NotDirectory(B2fsError):
     errno = errno.ENOTDIR
 

@@ -38,6 +38,7 @@ from b2fs.errors import (
     NotDirectory,
     NotFound,
     NotPermitted,
+    Stale,
     Unavailable,
 )
 
@@ -143,8 +144,12 @@ class FileSystem:
             await self._complete(child.ino)
 
     async def create(self, parent: int, name: bytes, mode: int, uid: int, gid: int, flags: int) -> tuple[int, Node]:
-        """A new regular file, open; Exists if the name is taken. (handle, node)"""
+        """A new regular file, open. (handle, node) Exists if the name is taken, without O_EXCL Stale: who asked would
+        have opened what is there, had he known of it, so he is to look again (the kernel does, and checks his rights).
+        """
         directory = await self._complete(parent)
+        if not flags & os.O_EXCL and self._tree.child(directory, name) is not None:
+            raise Stale(f"{name!r} has just come from the bucket")
         ino = self._volume.journal.next_number()
         mode = stat.S_IFREG | stat.S_IMODE(mode)
         change = self._tree.plan_create(directory, name, ino, mode, uid, gid, self._volume.now_ns())
@@ -164,7 +169,7 @@ class FileSystem:
     ) -> Node:
         """A new directory, symlink or special file (by the type in `mode`); a regular file too (mknod)."""
         if stat.S_ISREG(mode):
-            handle, node = await self.create(parent, name, mode, uid, gid, os.O_WRONLY)
+            handle, node = await self.create(parent, name, mode, uid, gid, os.O_WRONLY | os.O_EXCL)
             await self.flush(handle)
             self.release(handle)
             return node
