@@ -83,10 +83,6 @@ def test_longest_path(expect: Expect) -> None:
     os.makedirs("/".join([part] * 3))
     expect(outcome(lambda: os.makedirs("/".join([part] * 5))), plain=None, mount="ENAMETOOLONG")
     expect(outcome(lambda: put("/".join([part] * 3 + ["n" * 250, "n" * 20]))), plain="ENOENT", mount="ENOENT")
-    os.mkdir("deep")
-    os.makedirs("/".join(["deep", part, part]))
-    expect(outcome(lambda: os.rename("deep", "/".join([part] * 3 + ["d" * 200]))), plain=None, mount=None)
-    expect(outcome(lambda: put("/".join([part] * 3 + ["d" * 200, part, part, "f"]))), plain=None, mount="ENAMETOOLONG")
 
 
 def test_largest_file(expect: Expect) -> None:
