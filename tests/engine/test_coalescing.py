@@ -192,3 +192,21 @@ async def test_hole_is_zeros(world: World, autojump_clock: object) -> None:
         assert await m.read("x") == b"a\0\0\0b\0\0\0"
         await m.drained()
     assert world.bucket.content("x") == b"a\0\0\0b\0\0\0"
+
+
+async def test_directory_whose_entries_change(world: World, autojump_clock: object) -> None:
+    """However many entries come or go within its quiet period, a directory's own object is written once."""
+    async with world.mount() as m:
+        await m.mkdir("d")
+        for number in range(5):
+            world.now_ns += 10**9
+            await m.write(f"d/{number}", b"x")
+            await trio.sleep(1.0)
+        await m.idle()
+        assert len(world.bucket.versions("d/.bzEmpty")) == 1
+        for number in range(5):
+            world.now_ns += 10**9
+            await m.unlink(f"d/{number}")
+            await trio.sleep(1.0)
+        await m.idle()
+        assert len(world.bucket.versions("d/.bzEmpty")) == 2
