@@ -76,6 +76,59 @@ ROWS: tuple[Row, ...] = (
         "while not all(",
         ("tests/mount/test_bugs.py::test_journal_that_cannot_be_written",),
     ),
+    # ------------------------------------------------------------ semantics
+    Row(
+        "POSIX: O_TRUNC empties, whatever the access mode",
+        _FILES,
+        "        if flags & os.O_TRUNC:",
+        "        if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:",
+        ("tests/posix/test_open.py::test_trunc_empties",),
+    ),
+    Row(
+        "POSIX: O_TRUNC by a stranger clears the set-id bits",
+        _FUSE,
+        "privileged=ctx.uid == 0",
+        "privileged=True",
+        ("tests/posix/test_open.py::test_trunc_clears_set_id_bits",),
+    ),
+    Row(
+        "POSIX: the last unlink changes the ctime",
+        "b2fs/core/tree.py",
+        "replace(node.inode, nlink=0, ctime_ns=now_ns)",
+        "replace(node.inode, nlink=0)",
+        ("tests/posix/test_data.py::test_unlink_changes_ctime",),
+    ),
+    Row(
+        "POSIX: a time too far becomes the farthest",
+        _INODE,
+        "return min(max(time_ns, -_FARTHEST_NS), _FARTHEST_NS)",
+        "return time_ns",
+        ("tests/posix/test_deviations.py::test_farthest_times",),
+    ),
+    Row(
+        "POSIX: O_CREAT opens what has just come",
+        _FILES,
+        "        if not flags & os.O_EXCL and self._tree.child(directory, name) is not None:",
+        "        if False:",
+        ("tests/posix/test_news.py::test_create_of_what_has_just_come",),
+    ),
+    Row(
+        "POSIX: the kernel checks the rights",
+        _FUSE,
+        """        if allow_other:
+            options.add("allow_other")""",
+        """        options.discard("default_permissions")
+        if allow_other:
+            options.add("allow_other")""",
+        ("tests/posix/test_directories.py::test_sticky", "tests/posix/test_times.py::test_who_may_set_times"),
+    ),
+    Row(
+        "POSIX: a listing keeps its positions",
+        _FILES,
+        "        if start == 0:\n            directory",
+        "        if True:\n            directory",
+        ("tests/posix/test_directories.py::test_removal_while_listing",),
+    ),
     # ------------------------------------------------------------ limits
     Row(
         "cache_size: room is made before a fetch",
