@@ -114,13 +114,15 @@ class NoAttribute(B2fsError):
 
 
 class TooLarge(B2fsError):
-    """The file would pass B2's limit of 10 TB, or the attribute its space in the object's header."""
+    """The file would pass B2's limit of 10 TB."""
 
     errno = errno.EFBIG
 
 
 class NoSpace(B2fsError):
-    """The local disk, or the budget for bytes that are not in B2 yet, is full. Nothing was written."""
+    """The local disk, the budget for bytes that are not in B2 yet, or the space for attributes in the object's header
+    is full. Nothing was written.
+    """
 
     errno = errno.ENOSPC
     exit_code = Exit.DISK

@@ -24,7 +24,7 @@ from b2fs.core.change import Blob, Change, Damage, Intent, ObjectRow
 from b2fs.core.inode import Inode
 from b2fs.errors import NoSpace, ReadOnly, StateError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 -- Who this journal belongs to (endpoint, bucket, prefix, mount id), the schema, and the counter.
@@ -37,7 +37,7 @@ CREATE TABLE inode (
     mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, atime_ns INTEGER NOT NULL,
     rdev INTEGER NOT NULL, target TEXT NOT NULL, file_id TEXT NOT NULL, sha1 TEXT NOT NULL,
     staged INTEGER NOT NULL, scratch INTEGER NOT NULL, complete INTEGER NOT NULL,
-    synced INTEGER NOT NULL DEFAULT 0
+    synced INTEGER NOT NULL DEFAULT 0, xattrs TEXT NOT NULL DEFAULT ''
 );
 -- Finds the files with content that is not in B2 without reading the others.
 CREATE INDEX inode_dirty ON inode (ino) WHERE scratch OR staged;
@@ -75,16 +75,17 @@ CREATE TABLE damaged (key TEXT NOT NULL, file TEXT NOT NULL, why TEXT NOT NULL, 
 _MIGRATIONS = {
     # scratch was a flag, and the file had the number of its inode
     1: f"ALTER TABLE inode ADD COLUMN synced INTEGER NOT NULL DEFAULT 0; UPDATE inode SET scratch = ino WHERE scratch;"
-    f" {_DAMAGED}"
+    f" {_DAMAGED}",
+    2: "ALTER TABLE inode ADD COLUMN xattrs TEXT NOT NULL DEFAULT '';",
 }
 """How a journal of an earlier version becomes one of the next."""
 
 _INODE = (
     "ino, mode, uid, gid, nlink, size, mtime_ns, ctime_ns, atime_ns, rdev, target, file_id, sha1, staged, scratch, "
-    "synced, complete"
+    "synced, xattrs, complete"
 )
 _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
-_ROW = "(" + ", ".join("?" * 17) + ")"
+_ROW = "(" + ", ".join("?" * 18) + ")"
 _FULL = 1024 * 1024
 """Fewer free bytes than this explain an I/O error."""
 _CHECKPOINT_WAIT_MS = 100
@@ -94,7 +95,7 @@ _ID_BLOCK = 4096
 
 
 def _inode(row: Sequence[Any]) -> Inode:
-    return Inode(*row[:16], *map(bool, row[16:]))  # SQLite has no booleans: the last column
+    return Inode(*row[:17], *map(bool, row[17:]))  # SQLite has no booleans: the last column
 
 
 def every_inode(db: sqlite3.Connection) -> Iterator[Inode]:
@@ -201,7 +202,7 @@ class Journal:
                 (
                     inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.mtime_ns,
                     inode.ctime_ns, inode.atime_ns, inode.rdev, inode.target, inode.file_id, inode.sha1,
-                    inode.staged, inode.scratch, inode.synced, inode.complete,
+                    inode.staged, inode.scratch, inode.synced, inode.xattrs, inode.complete,
                 ),
             )  # fmt: skip
         for ino in change.gone:

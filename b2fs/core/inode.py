@@ -10,7 +10,8 @@ Units: sizes in bytes, times in ns since the epoch.
 The fileInfo of an object written by b2fs: ``src_last_modified_millis`` (the convention of the B2 tools)
 and ``b2fs``: fields ``letter=value`` joined by ';': m mode (octal, with type), u uid, g gid, n the
 nanoseconds that the milliseconds lost, d device number, o the operation that wrote it. A symlink's
-target is the object's body, and stands in ``b2fs_link`` too where the header has room.
+target is the object's body, and stands in ``b2fs_link`` too where the header has room. ``b2fs_xattr`` holds the
+extended attributes (`core.xattrs`), if there are any.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ from collections.abc import Mapping
 import msgspec
 from msgspec.structs import replace
 
-from b2fs.core import names
+from b2fs.core import names, xattrs
 from b2fs.core.bucket import Version
 
 INFO_MTIME = "src_last_modified_millis"
 INFO_B2FS = "b2fs"
 INFO_LINK = "b2fs_link"
+INFO_XATTR = "b2fs_xattr"
 SYMLINK_TYPE = "application/vnd.b2fs.symlink"
 AUTO_TYPE = "b2/x-auto"
 """B2 chooses the content type by the name's extension."""
@@ -38,6 +40,9 @@ _MS = 1_000_000
 _FARTHEST_NS = ((1 << 63) // _MS - 2) * _MS
 """Times are between this and its negative (the years 1677 and 2262): what 64 bits can say in ns, whole milliseconds."""
 _UNREADABLE = -1
+_LARGEST_ID = (1 << 32) - 1
+_LONGEST_TIME = -(1 << 63) + 1
+_LONGEST_OPERATION = "00000000.ffffffffffffffff"
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
 _LINK_ROOM = 400
 """Bytes of the header that a symlink's target may take; a longer one is in the body alone."""
@@ -72,6 +77,8 @@ class Inode(msgspec.Struct, frozen=True):
     """Files: the newest content that is surely on stable storage, where that is not the staged content with its `sha1`
     (which always is): the scratch file, or the staged one without `sha1`, that an fsync covered; or what that staged
     one replaced, kept until it has its SHA-1. 0: there is none."""
+    xattrs: str = ""
+    """Files and directories: the extended attributes as they travel (`core.xattrs.pack`), '' if there are none."""
     complete: bool = False
     """Directories: all names are known, so a missing name is proven absent."""
 
@@ -107,6 +114,8 @@ def attributes(inode: Inode) -> str:
     fields = f"m={inode.mode:o};u={inode.uid};g={inode.gid};t={inode.mtime_ns}"
     if inode.rdev:
         fields += f";d={inode.rdev}"
+    if inode.xattrs:
+        fields += f";x={inode.xattrs}"
     return fields
 
 
@@ -119,7 +128,14 @@ def to_info(inode: Inode, operation: str) -> dict[str, str]:
     info = {INFO_MTIME: str(millis), INFO_B2FS: f"{packed};o={operation}"}
     if inode.is_link and names.header_size("", {INFO_LINK: inode.target}) <= _LINK_ROOM:
         info[INFO_LINK] = inode.target
+    if inode.xattrs:
+        info[INFO_XATTR] = inode.xattrs
     return info
+
+
+def largest_info(inode: Inode) -> dict[str, str]:
+    """The fileInfo at its longest: whatever owner and times the inode is given, and whatever writes it."""
+    return to_info(replace(inode, uid=_LARGEST_ID, gid=_LARGEST_ID, mtime_ns=_LONGEST_TIME), _LONGEST_OPERATION)
 
 
 def restored(inode: Inode, size: int, sha1: str, described: str) -> Inode:
@@ -159,6 +175,7 @@ def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
     mtime_ns = _mtime_ns(version, fields)
     uid, gid, rdev = (_number(fields.get(name, "")) for name in "ugd")
     is_file = stat.S_ISREG(mode)
+    extended = version.info.get(INFO_XATTR, "") if is_file or is_marker else ""
     return Inode(
         ino=ino,
         mode=mode,
@@ -173,6 +190,7 @@ def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
         target=version.info.get(INFO_LINK, "") if stat.S_ISLNK(mode) else "",
         file_id="" if is_marker else version.file_id,
         sha1="" if is_marker else version.sha1,
+        xattrs=extended if xattrs.unpack(extended) else "",
     )
 
 

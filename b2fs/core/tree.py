@@ -20,12 +20,21 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from b2fs.core import names
+from b2fs.core import names, xattrs
 from b2fs.core.change import Change
-from b2fs.core.inode import ROOT, Inode, to_info
-from b2fs.errors import Exists, Invalid, IsDirectory, NotDirectory, NotEmpty, NotFound
-
-_LONGEST_OPERATION = "00000000.ffffffffffffffff"
+from b2fs.core.inode import ROOT, Inode, largest_info
+from b2fs.errors import (
+    Exists,
+    Invalid,
+    IsDirectory,
+    NameTooLong,
+    NoAttribute,
+    NoSpace,
+    NotDirectory,
+    NotEmpty,
+    NotFound,
+    NotPermitted,
+)
 
 
 class Node:
@@ -150,7 +159,7 @@ class Tree:
         )  # fmt: skip
         key = names.join(self.path(parent), text)
         key = names.marker(key) if is_dir else key
-        names.check_key(self.prefix, key, to_info(inode, _LONGEST_OPERATION))
+        names.check_key(self.prefix, key, largest_info(inode))
         change = Change(inodes=[inode], links=[(parent.ino, name, ino)], dirty=[key])
         self._touch(change, parent, now_ns, links=int(is_dir))
         return change
@@ -216,6 +225,28 @@ class Tree:
         """The node's row becomes `inode`; its objects are to be looked at."""
         return Change(inodes=[inode], dirty=self.keys(node))
 
+    def plan_xattr(self, node: Node, name: bytes, value: bytes | None, now_ns: int) -> Change:
+        """Set an extended attribute, or remove it (`value` None).
+
+        NotPermitted on what is neither file nor directory; NoAttribute if there is none to remove; NoSpace if B2's header
+        has no room for it beside the path.
+        """
+        if not (node.inode.is_file or node.inode.is_dir):
+            raise NotPermitted("only files and directories have user.* attributes")
+        found = xattrs.unpack(node.inode.xattrs)
+        if value is not None:
+            found[name] = value
+        elif found.pop(name, None) is None:
+            raise NoAttribute("not set")
+        inode = replace(node.inode, xattrs=xattrs.pack(found), ctime_ns=now_ns)
+        if len(inode.xattrs) > len(node.inode.xattrs):
+            try:
+                for key in self.keys(node) or [""]:
+                    names.check_key(self.prefix, key, largest_info(inode))
+            except NameTooLong as error:
+                raise NoSpace(f"the attribute has no room: {error}") from None
+        return self.plan_attributes(node, inode)
+
     def _plan_exchange(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes, now_ns: int) -> Change:
         node, other = self._existing(parent, name), self._existing(new_parent, new_name)
         if other.inode.is_dir and self.is_below(parent, other):
@@ -253,7 +284,7 @@ class Tree:
             raise NotFound("the directory was removed")
         key = names.join(self.path(parent), text)
         key = names.marker(key) if node.inode.is_dir else key
-        names.check_key(self.prefix, key, to_info(node.inode, _LONGEST_OPERATION))
+        names.check_key(self.prefix, key, largest_info(node.inode))
 
     def _check_replace(self, node: Node, target: Node, name: bytes, noreplace: bool) -> None:
         if noreplace:

@@ -19,7 +19,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
-from b2fs.core import names
+from b2fs.core import names, xattrs
 from b2fs.core.change import Change
 from b2fs.core.inode import ROOT, Inode, nearest_time, without_set_id
 from b2fs.core.tree import Node
@@ -35,6 +35,7 @@ from b2fs.errors import (
     Invalid,
     IsDirectory,
     NameTooLong,
+    NoAttribute,
     NotDirectory,
     NotFound,
     NotPermitted,
@@ -257,6 +258,34 @@ class FileSystem:
         )
         self._volume.commit(self._tree.plan_attributes(node, inode))
         self._content.stamp(node)
+        return node
+
+    async def xattrs(self, ino: int) -> list[bytes]:
+        """The names of the extended attributes of an inode."""
+        return list(xattrs.unpack((await self._with_xattrs(ino)).inode.xattrs))
+
+    async def xattr(self, ino: int, name: bytes) -> bytes:
+        """The value of an extended attribute. NoAttribute, NotSupported."""
+        xattrs.check_get(name)
+        found = xattrs.unpack((await self._with_xattrs(ino)).inode.xattrs)
+        if name not in found:
+            raise NoAttribute("not set")
+        return found[name]
+
+    async def set_xattr(self, ino: int, name: bytes, value: bytes | None) -> None:
+        """Set an extended attribute, or remove it (`value` None). Goes to B2 as a new version, as chmod does.
+
+        NotSupported, NotPermitted, NoAttribute; NoSpace if B2's header has no room for it: nothing changed.
+        """
+        xattrs.check_change(name, remove=value is None)
+        node = await self._with_xattrs(ino)
+        self._volume.commit(self._tree.plan_xattr(node, name, value, self._volume.now_ns()))
+
+    async def _with_xattrs(self, ino: int) -> Node:
+        """The node of an inode, its extended attributes known: a directory's come with its listing, the root's too."""
+        node = self._tree.node(ino)
+        if node.inode.is_dir and node.linked and not node.inode.complete:
+            await self._listing.need(node)
         return node
 
     async def read_link(self, ino: int) -> str:

@@ -324,7 +324,7 @@ class Listing:
         old = self._row(ino)
         inode = replace(
             old, mode=described.mode, uid=described.uid, gid=described.gid, mtime_ns=described.mtime_ns,
-            ctime_ns=described.ctime_ns,
+            ctime_ns=described.ctime_ns, xattrs=described.xattrs,
         )  # fmt: skip
         volume.commit(Change(inodes=[inode], objects=[row]))
         if attributes(inode) != attributes(old):

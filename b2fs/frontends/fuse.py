@@ -30,7 +30,7 @@ from b2fs.core.tree import Node
 from b2fs.engine.engine import Engine
 from b2fs.engine.filesystem import NewAttributes
 from b2fs.engine.volume import Changed
-from b2fs.errors import B2fsError, MountError, NoAttribute, NotFound, NotSupported
+from b2fs.errors import B2fsError, MountError, NotFound
 
 log = logging.getLogger(__name__)
 
@@ -296,23 +296,22 @@ class FuseOperations(pyfuse3.Operations):
 
     @_guarded
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        if name.startswith(b"system."):
-            raise NotSupported("no ACLs")
         if (field := _STATE.get(name)) is not None:
             return str(self.engine.file_status(self.engine.volume.tree.node(inode))[field]).encode()
-        raise NoAttribute("not set")
+        return await self._files.xattr(inode, name)
 
     @_guarded
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> list[bytes]:
-        return []
+        return await self._files.xattrs(inode)
 
     @_guarded
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
-        raise NotSupported("extended attributes are not kept")
+        # pyfuse3 has looked at XATTR_CREATE and XATTR_REPLACE already, by a getxattr with no suspension in between
+        await self._files.set_xattr(inode, name, value)
 
     @_guarded
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        raise NoAttribute("not set")
+        await self._files.set_xattr(inode, name, None)
 
 
 class FuseMount:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from b2fs.adapters.journal import Journal
 from b2fs.core.change import Blob, Change, Intent, ObjectRow
@@ -51,7 +52,7 @@ def _everything(path: str) -> dict[str, list[tuple[object, ...]]]:
 
 WHOLE = Change(
     inodes=[
-        _inode(5, rdev=7, target="ж", file_id="f", sha1="s", staged=9, scratch=11, synced=9),
+        _inode(5, rdev=7, target="ж", file_id="f", sha1="s", staged=9, scratch=11, synced=9, xattrs="x~_1"),
         _inode(6, DIR, complete=True),
     ],
     links=[(1, b"x", 5), (1, "🦊".encode(), 6)],
@@ -197,6 +198,30 @@ def test_another_schema_is_refused(path: str) -> None:
     journal.close()
     with pytest.raises(StateError, match="schema 99"):
         Journal(path)
+
+
+def test_journal_of_an_earlier_schema_goes_on(path: str) -> None:
+    """One that was written before there were extended attributes, or fsync marks, is brought up to date, its rows kept."""
+    for schema, columns in ((1, ("synced", "xattrs")), (2, ("xattrs",))):
+        journal = Journal(path)
+        journal.commit(WHOLE)
+        journal.close()
+        db = sqlite3.connect(path)
+        for column in columns:
+            db.execute(f"ALTER TABLE inode DROP COLUMN {column}")
+        if schema == 1:
+            db.execute("DROP TABLE damaged")
+        db.execute(f"UPDATE meta SET value = '{schema}' WHERE name = 'schema'")
+        db.commit()
+        db.close()
+        journal = Journal(path)
+        file = WHOLE.inodes[0]
+        scratch, synced = (file.ino, 0) if schema == 1 else (file.scratch, file.synced)
+        assert journal.inode(5) == replace(file, xattrs="", synced=synced, scratch=scratch)
+        assert journal.inode(6) == WHOLE.inodes[1]
+        journal.commit(WHOLE)
+        assert journal.inode(5) == file
+        journal.close()
 
 
 @pytest.mark.parametrize("content", [b"hello, this is a text file, not a database\n" * 50, os.urandom(8192)])

@@ -9,13 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from b2fs.core import names
+from b2fs.core import names, xattrs
 from b2fs.core.bucket import Version
-from b2fs.core.inode import Defaults, Inode, attributes, from_version, operation_of, restored, to_info
+from b2fs.core.inode import (
+    Defaults,
+    Inode,
+    attributes,
+    from_version,
+    largest_info,
+    operation_of,
+    restored,
+    to_info,
+)
 
 DEFAULTS = Defaults(uid=1000, gid=1000)
 TYPES = [stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR]
 IDS = st.integers(0, 2**32 - 2)
+XATTRS = st.dictionaries(st.binary(min_size=1, max_size=9).map(b"user.".__add__), st.binary(max_size=9), max_size=2)
 FARTHEST = 9_223_372_036_852_000_000
 """What a row can keep, in ns (`nearest_time`)."""
 NS = st.one_of(
@@ -35,6 +45,7 @@ def inodes(draw: st.DrawFn) -> Inode:
         mtime_ns=mtime, ctime_ns=mtime, atime_ns=mtime, target=target,
         rdev=draw(IDS) if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
         file_id="" if kind == stat.S_IFDIR else "id", sha1="" if kind == stat.S_IFDIR else "sha",
+        xattrs=xattrs.pack(draw(XATTRS)) if kind in (stat.S_IFREG, stat.S_IFDIR) else "",
     )  # fmt: skip
 
 
@@ -45,7 +56,7 @@ def _version(inode: Inode, info: dict[str, str]) -> Version:
 
 @given(inodes())
 def test_attributes_come_back(inode: Inode) -> None:
-    """Mode with type, owner, device, ns mtime (negative too) and target read the same on another host."""
+    """Mode with type, owner, device, ns mtime (negative too), target and extended attributes read the same on another host."""
     info = to_info(inode, "0badcafe.1f")
     assert from_version(_version(inode, info), 7, DEFAULTS) == inode
     assert attributes(from_version(_version(inode, info), 9, DEFAULTS)) == attributes(inode)
@@ -63,6 +74,29 @@ def test_canonical_attributes_tell_any_difference(inode: Inode, field: str) -> N
     assert attributes(elsewhere) == attributes(inode)
 
 
+def test_extended_attributes_are_canonical_attributes() -> None:
+    """A change of them is a difference from the bucket, and so a new version."""
+    plain = Inode(7, stat.S_IFREG | 0o644, 0, 0, 1, 0, 1, 1, 1)
+    texts = {attributes(replace(plain, xattrs=xattrs.pack(each))) for each in ({}, {b"user.x": b""}, {b"user.x": b"1"})}
+    assert len(texts) == 3
+    assert attributes(plain) in texts
+
+
+@pytest.mark.parametrize("key", ["l", "p/.bzEmpty/x", "s"])
+def test_only_files_and_directories_have_extended_attributes(key: str) -> None:
+    """What another tool says of a link or a special file is as if unsaid, as the kernel refuses to set it."""
+    info = {"b2fs_xattr": "x~_1", "b2fs": {"l": "m=120777", "s": "m=140644"}.get(key, "m=100644")}
+    found = from_version(Version(key, "id", 5, "sha", 1, info=info), 7, DEFAULTS).xattrs
+    assert found == ("x~_1" if key.endswith("/x") else "")
+
+
+@given(inodes(), IDS, IDS, st.integers(-(2**63) + 1, 2**63 - 1))
+def test_largest_info_is_the_largest(inode: Inode, uid: int, gid: int, mtime_ns: int) -> None:
+    """What fits with it fits whatever owner and time the file is given later, so no chown makes it unfit for B2."""
+    size = names.header_size("", to_info(replace(inode, uid=uid, gid=gid, mtime_ns=mtime_ns), "0badcafe.1f"))
+    assert size <= names.header_size("", largest_info(inode))
+
+
 VALUES = st.one_of(
     st.text(max_size=40),
     st.from_regex(r"(m|u|g|n|d|o)=-?[0-9a-z_]{0,25}(;(m|u|g|n|d|o)=[0-9+]{0,12}){0,6}", fullmatch=True),
@@ -74,7 +108,7 @@ VALUES = st.one_of(
 @pytest.mark.slow
 @given(
     st.sampled_from(["x", "d/.bzEmpty", "d/"]),
-    st.dictionaries(st.sampled_from(["src_last_modified_millis", "b2fs", "b2fs_link", "other"]), VALUES),
+    st.dictionaries(st.sampled_from(["src_last_modified_millis", "b2fs", "b2fs_link", "b2fs_xattr", "other"]), VALUES),
 )
 def test_foreign_info_never_fails(key: str, info: dict[str, str]) -> None:
     """Whatever other tools wrote, the inode is one that the kernel and the journal take."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import stat
 from collections.abc import Callable
 
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec.structs import replace
 
+from b2fs.core import names, xattrs
 from b2fs.core.change import Change
-from b2fs.core.inode import ROOT, Inode
+from b2fs.core.inode import ROOT, Inode, largest_info
 from b2fs.core.tree import Node, Tree
 from b2fs.errors import (
     B2fsError,
@@ -21,9 +23,12 @@ from b2fs.errors import (
     Invalid,
     IsDirectory,
     NameTooLong,
+    NoAttribute,
+    NoSpace,
     NotDirectory,
     NotEmpty,
     NotFound,
+    NotPermitted,
 )
 
 NOW = 1_000
@@ -297,6 +302,68 @@ def test_attributes_make_the_keys_dirty() -> None:
     node.handles = 1
     world.unlink("d/x")
     assert world.tree.plan_attributes(node, node.inode).dirty == []
+
+
+def test_extended_attribute() -> None:
+    """Setting one changes the row and its ctime, not the mtime, and makes the key dirty; removing gives what was before."""
+    world = World("d/", "d/x")
+    for path, key in (("d/x", "d/x"), ("d", "d/.bzEmpty"), ("", ".bzEmpty")):
+        before = world.node(path).inode
+        change = world.commit(world.tree.plan_xattr(world.node(path), b"user.a", b"1", NOW + 5))
+        assert (change.dirty, change.inodes[0].ctime_ns) == ([key], NOW + 5)
+        assert xattrs.unpack(world.node(path).inode.xattrs) == {b"user.a": b"1"}
+        world.commit(world.tree.plan_xattr(world.node(path), b"user.a", None, before.ctime_ns))
+        assert world.node(path).inode == before
+        with pytest.raises(NoAttribute):
+            world.tree.plan_xattr(world.node(path), b"user.a", None, NOW)
+
+
+def test_extended_attribute_of_what_has_none() -> None:
+    """A link has no user attributes, as on any Linux file system."""
+    world = World()
+    world.make("l", LINK, target="t")
+    with pytest.raises(NotPermitted):
+        world.tree.plan_xattr(world.node("l"), b"user.a", b"1", NOW)
+
+
+@pytest.mark.parametrize("prefix", ["", "p" * 300 + "/"])
+def test_room_for_extended_attributes(prefix: str) -> None:
+    """They share B2's header with the path: one byte more is NoSpace and changes nothing, a smaller value has room again;
+    a file that is full takes no longer name.
+    """
+    world = World("x", prefix=prefix)
+    node = world.node("x")
+
+    def fits(size: int) -> bool:
+        try:
+            world.tree.plan_xattr(node, b"user.a", b"v" * size, NOW)
+        except NoSpace:
+            return False
+        return True
+
+    most = bisect.bisect(range(2048), 0, key=lambda size: 0 if fits(size) else 1) - 1
+    assert 2048 - 400 - len(prefix) < most < 2048 - len(prefix)
+    world.commit(world.tree.plan_xattr(node, b"user.a", b"v" * most, NOW))
+    names.check_key(prefix, "x", largest_info(node.inode))
+    with pytest.raises(NoSpace):
+        world.tree.plan_xattr(node, b"user.b", b"", NOW)
+    world.rename("x", "y")
+    with pytest.raises(NameTooLong):
+        world.rename("y", "yy")
+    world.commit(world.tree.plan_xattr(node, b"user.a", b"v" * (most - 1), NOW))
+    world.rename("y", "yy")
+
+
+def test_extended_attribute_of_an_unlinked_file() -> None:
+    """A file that is only open any more has attributes too, and no key."""
+    world = World("x")
+    node = world.node("x")
+    node.handles = 1
+    world.unlink("x")
+    change = world.commit(world.tree.plan_xattr(node, b"user.a", b"1", NOW))
+    assert (change.dirty, node.inode.xattrs) == ([], "a~_1")
+    with pytest.raises(NoSpace):
+        world.tree.plan_xattr(node, b"user.a", b"1" * 2048, NOW)
 
 
 def test_change_in_a_directory_that_is_not_loaded() -> None:

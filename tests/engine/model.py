@@ -11,7 +11,17 @@ from typing import Any
 
 import msgspec
 
-from b2fs.errors import B2fsError, Exists, Invalid, IsDirectory, NotDirectory, NotEmpty, NotFound
+from b2fs.errors import (
+    B2fsError,
+    Exists,
+    Invalid,
+    IsDirectory,
+    NoAttribute,
+    NotDirectory,
+    NotEmpty,
+    NotFound,
+    NotPermitted,
+)
 from tests.engine.world import Entry, Mount, Tree
 
 _TYPE = 0o170000
@@ -69,8 +79,10 @@ class Model:
         old = self.tree.get(path)
         if old is not None and _kind(old) != _FILE:
             raise IsDirectory(path)
-        self.tree[path] = Entry(old.mode if old else _FILE | 0o644, now_ns, data)
-        if old is None:
+        is_new = old is None
+        old = old or Entry(_FILE | 0o644, now_ns)
+        self.tree[path] = msgspec.structs.replace(old, mtime_ns=now_ns, content=data)
+        if is_new:
             self._touch(path, now_ns)
 
     def _file(self, path: str) -> Entry:
@@ -83,11 +95,12 @@ class Model:
         old = self._file(path)
         content = old.content.ljust(offset, b"\0")
         content = content[:offset] + data + content[offset + len(data) :]
-        self.tree[path] = Entry(old.mode, now_ns, content)
+        self.tree[path] = msgspec.structs.replace(old, mtime_ns=now_ns, content=content)
 
     def _truncate(self, now_ns: int, path: str, size: int) -> None:
         old = self._file(path)
-        self.tree[path] = Entry(old.mode, now_ns, old.content[:size].ljust(size, b"\0"))
+        content = old.content[:size].ljust(size, b"\0")
+        self.tree[path] = msgspec.structs.replace(old, mtime_ns=now_ns, content=content)
 
     def _chmod(self, now_ns: int, path: str, mode: int) -> None:
         old = self._get(path)
@@ -95,6 +108,15 @@ class Model:
 
     def _utime(self, now_ns: int, path: str, mtime_ns: int) -> None:
         self.tree[path] = msgspec.structs.replace(self._get(path), mtime_ns=mtime_ns)
+
+    def _setxattr(self, now_ns: int, path: str, name: str, value: bytes | None) -> None:
+        old = self._get(path)
+        if _kind(old) == _LINK:
+            raise NotPermitted(path)
+        if value is None and name not in old.xattrs:
+            raise NoAttribute(path)
+        kept = {key: each for key, each in old.xattrs.items() if key != name}
+        self.tree[path] = msgspec.structs.replace(old, xattrs=kept if value is None else kept | {name: value})
 
     def _new(self, now_ns: int, path: str, entry: Entry) -> None:
         self._parent(path)

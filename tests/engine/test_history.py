@@ -27,6 +27,7 @@ from tests.fsck import fsck
 
 PATHS = st.sampled_from(["a", "a", "d/a", "d/a", "d", "d", "ж", "e", "e/a", "d/e", "d/e/a"])
 DATA = st.sampled_from([b"", b"1", b"22", b"xyz" * 11])
+VALUES = st.sampled_from([b"", b"text/plain", b"\x00\xff~", None])
 TIMES = st.sampled_from([0, -1, 1_600_000_000_000_000_001])
 
 STEPS = st.one_of(
@@ -43,6 +44,7 @@ STEPS = st.one_of(
     st.tuples(st.just("symlink"), PATHS, st.sampled_from(["t", "u/v"])),
     st.tuples(st.just("chmod"), PATHS, st.sampled_from([0o600, 0o755])),
     st.tuples(st.just("utime"), PATHS, TIMES),
+    st.tuples(st.just("setxattr"), PATHS, st.sampled_from(["user.x", "user.y"]), VALUES),
 )
 EVENTS = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([0.5, 2.5, 12.0])),
@@ -214,7 +216,7 @@ def _same(found: Tree, expected: Tree, unsure: str) -> bool:
         return False
     for path, entry in found.items():
         other = expected[path]
-        if (entry.mode, entry.content) != (other.mode, other.content):
+        if (entry.mode, entry.content, entry.xattrs) != (other.mode, other.content, other.xattrs):
             return False
         if entry.mtime_ns != other.mtime_ns and path != unsure:
             return False
@@ -254,6 +256,8 @@ STORY: list[Step] = [
     ("symlink", "l", "e/z"),
     ("chmod", "e/z", 0o600),
     ("utime", "e/z", 1_600_000_000_000_000_001),
+    ("setxattr", "e/z", "user.x", b"text/plain"),
+    ("setxattr", "e", "user.x", b"\x00\xff"),
     ("rename", "e/z", "z"),
     ("evict",),
     ("patch", "z", 0, b"S"),
@@ -261,6 +265,7 @@ STORY: list[Step] = [
     ("rename", "z", "e/new"),
     ("refresh",),
     ("truncate", "e/new", 3),
+    ("setxattr", "e/new", "user.x", None),
 ]
 
 

@@ -125,6 +125,7 @@ class Entry(msgspec.Struct, frozen=True):
     mtime_ns: int
     content: bytes = b""
     """A file's bytes, a link's target."""
+    xattrs: dict[str, bytes] = {}
 
 
 Tree = dict[str, Entry]
@@ -188,12 +189,13 @@ class Mount:
             below = f"{path}/{name}" if path else name
             inode = (await self.node(below)).inode
             if inode.is_dir:
-                found[below] = Entry(inode.mode, inode.mtime_ns)
+                found[below] = Entry(inode.mode, inode.mtime_ns, xattrs=await self.xattrs(below))
                 found |= await self.tree(below)
             elif inode.is_link:
                 found[below] = Entry(inode.mode, inode.mtime_ns, (await self.files.read_link(inode.ino)).encode())
             else:
-                found[below] = Entry(inode.mode, inode.mtime_ns, await self.read(below))
+                content = await self.read(below)
+                found[below] = Entry(inode.mode, inode.mtime_ns, content, await self.xattrs(below))
         return found
 
     # ------------------------------------------------------------ files
@@ -242,6 +244,13 @@ class Mount:
         await self.files.set_attributes(
             (await self.node(path)).ino, NewAttributes(atime_ns=mtime_ns, mtime_ns=mtime_ns)
         )
+
+    async def setxattr(self, path: str, name: str, value: bytes | None) -> None:
+        await self.files.set_xattr((await self.node(path)).ino, name.encode(), value)
+
+    async def xattrs(self, path: str) -> dict[str, bytes]:
+        ino = (await self.node(path)).ino
+        return {name.decode(): await self.files.xattr(ino, name) for name in await self.files.xattrs(ino)}
 
     # ------------------------------------------------------------ names
 

@@ -1,0 +1,145 @@
+"""Extended attributes: kept here, in the bucket, and by another host; what does not fit says so."""
+
+from __future__ import annotations
+
+import pytest
+
+from b2fs.errors import NameTooLong, NoAttribute, NoSpace, NotPermitted, NotSupported
+from tests.engine.world import DOWN, World
+from tests.fakes.bucket import Planted
+
+SOME = {"user.mime_type": b"text/plain", "user.raw": bytes(range(256)), "user.пусто": b""}
+
+
+async def test_attributes_reach_another_host(world: World, autojump_clock: object) -> None:
+    """Of a file, a directory and the root, whatever bytes; a restart and a host with an empty state directory have them."""
+    async with world.mount() as m:
+        await m.mkdir("d")
+        await m.write("d/x", b"content")
+        for path in ("d/x", "d", ""):
+            for name, value in SOME.items():
+                await m.setxattr(path, name, value)
+        await m.drained()
+    for state in ("state", "another"):
+        async with world.mount(state) as m:
+            for path in ("d/x", "d", ""):
+                assert await m.xattrs(path) == SOME, (state, path)
+            assert m.dirty() == set()
+
+
+async def test_a_change_is_one_version(world: World, autojump_clock: object) -> None:
+    """Several within the quiet period, as `cp -a` makes them, are one upload; the same value again is none."""
+    async with world.mount() as m:
+        await m.write("x", b"content")
+        for name, value in SOME.items():
+            await m.setxattr("x", name, value)
+        await m.idle()
+        assert len(world.bucket.calls("upload")) == 1
+        await m.setxattr("x", "user.raw", b"1")
+        await m.setxattr("x", "user.raw", None)
+        await m.idle()
+        assert len(world.bucket.calls("upload")) == 2
+        await m.setxattr("x", "user.mime_type", SOME["user.mime_type"])
+        await m.idle()
+        assert len(world.bucket.calls("upload")) == 2
+        assert world.bucket.files() == {"x": b"content"}
+
+
+async def test_writing_and_renaming_keep_them(world: World, autojump_clock: object) -> None:
+    """They belong to the inode: O_TRUNC, a write and a rename keep them, a file that takes the name has its own."""
+    async with world.mount() as m:
+        await m.write("x", b"content")
+        await m.setxattr("x", "user.a", b"1")
+        await m.drained()
+        await m.write("x", b"new")
+        await m.rename("x", "y")
+        await m.write("other", b"other")
+        assert await m.xattrs("y") == {"user.a": b"1"}
+        await m.drained()
+        await m.rename("other", "y")
+        assert await m.xattrs("y") == {}
+        await m.drained()
+        tree = await m.tree()
+    assert await world.seen_by_another() == tree
+
+
+async def test_survives_sigkill(world: World, autojump_clock: object) -> None:
+    """What was set is there after a kill, B2 reached or not, and gets there afterwards."""
+    async with world.mount(check=False) as m:
+        await m.write("x", b"content")
+        await m.drained()
+        world.bucket.down = True
+        await m.setxattr("x", "user.a", b"1")
+    world.bucket.mend()
+    async with world.mount(crashed=True) as m:
+        assert await m.xattrs("x") == {"user.a": b"1"}
+        await m.drained()
+        tree = await m.tree()
+    assert await world.seen_by_another() == tree
+
+
+async def test_another_host_changes_them(world: World, autojump_clock: object) -> None:
+    """A refresh shows what another host set, on a file and on a directory."""
+    async with world.mount() as m:
+        await m.mkdir("d")
+        await m.write("d/x", b"content")
+        await m.drained()
+        async with world.mount("another") as other:
+            await other.setxattr("d/x", "user.a", b"1")
+            await other.setxattr("d", "user.b", b"2")
+            await other.drained()
+        await m.refresh()
+        assert (await m.xattrs("d/x"), await m.xattrs("d")) == ({"user.a": b"1"}, {"user.b": b"2"})
+        assert m.dirty() == set()
+
+
+async def test_answer_of_the_upload_is_lost(world: World, autojump_clock: object) -> None:
+    """The version that B2 has is known by its attributes too, and is not made twice."""
+    async with world.mount() as m:
+        await m.write("x", b"content")
+        await m.setxattr("x", "user.a", b"1")
+        world.bucket.faults.append(Planted("upload", DOWN, key="x", after=True))
+        await m.idle()
+        assert (m.engine.uploader.counters.adopted, len(world.bucket.calls("upload"))) == (1, 1)
+
+
+async def test_what_cannot_be_set(world: World, autojump_clock: object) -> None:
+    """Each refusal has its error and changes nothing."""
+    async with world.mount() as m:
+        await m.write("x", b"content")
+        await m.symlink("l", "x")
+        for name, error in (
+            ("user.b2fs.state", NotPermitted),
+            ("security.capability", NotSupported),
+            ("trusted.x", NotSupported),
+            ("system.posix_acl_access", NotSupported),
+        ):
+            with pytest.raises(error):
+                await m.setxattr("x", name, b"1")
+        with pytest.raises(NotPermitted):
+            await m.setxattr("l", "user.a", b"1")
+        with pytest.raises(NoAttribute):
+            await m.setxattr("x", "user.a", None)
+        with pytest.raises(NoSpace):
+            await m.setxattr("x", "user.a", b"1" * 4096)
+        assert await m.xattrs("x") == {}
+        await m.drained()
+
+
+async def test_full_header_reaches_b2(world: World, autojump_clock: object) -> None:
+    """What was accepted is never refused later, whatever owner and time the file is given; a longer name is refused at once."""
+    async with world.mount() as m:
+        await m.write("x", b"content")
+        size = 2048
+        while True:
+            try:
+                await m.setxattr("x", "user.a", b"v" * size)
+                break
+            except NoSpace:
+                size -= 1
+        await m.utime("x", -(2**61))
+        with pytest.raises(NameTooLong):
+            await m.rename("x", "xx")
+        await m.drained()
+        tree = await m.tree()
+    assert await world.seen_by_another() == tree
