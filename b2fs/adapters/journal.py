@@ -20,11 +20,12 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from b2fs.core import names
 from b2fs.core.change import Blob, Change, Damage, Intent, ObjectRow
 from b2fs.core.inode import Inode
 from b2fs.errors import NoSpace, ReadOnly, StateError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = """
 -- Who this journal belongs to (endpoint, bucket, prefix, mount id), the schema, and the counter.
@@ -37,7 +38,8 @@ CREATE TABLE inode (
     mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, atime_ns INTEGER NOT NULL,
     rdev INTEGER NOT NULL, target TEXT NOT NULL, file_id TEXT NOT NULL, sha1 TEXT NOT NULL,
     staged INTEGER NOT NULL, scratch INTEGER NOT NULL, complete INTEGER NOT NULL,
-    synced INTEGER NOT NULL DEFAULT 0, xattrs TEXT NOT NULL DEFAULT ''
+    synced INTEGER NOT NULL DEFAULT 0, xattrs TEXT NOT NULL DEFAULT '',
+    link TEXT NOT NULL DEFAULT ''
 );
 -- Finds the files with content that is not in B2 without reading the others.
 CREATE INDEX inode_dirty ON inode (ino) WHERE scratch OR staged;
@@ -72,20 +74,26 @@ _DAMAGED = """
 CREATE TABLE damaged (key TEXT NOT NULL, file TEXT NOT NULL, why TEXT NOT NULL, at_ns INTEGER NOT NULL);
 """
 
+_LINKED = """
+-- Finds the file that other names of the bucket belong to.
+CREATE INDEX inode_link ON inode (link) WHERE link <> '';
+"""
+
 _MIGRATIONS = {
     # scratch was a flag, and the file had the number of its inode
     1: f"ALTER TABLE inode ADD COLUMN synced INTEGER NOT NULL DEFAULT 0; UPDATE inode SET scratch = ino WHERE scratch;"
     f" {_DAMAGED}",
     2: "ALTER TABLE inode ADD COLUMN xattrs TEXT NOT NULL DEFAULT '';",
+    3: f"ALTER TABLE inode ADD COLUMN link TEXT NOT NULL DEFAULT ''; {_LINKED}",
 }
 """How a journal of an earlier version becomes one of the next."""
 
 _INODE = (
     "ino, mode, uid, gid, nlink, size, mtime_ns, ctime_ns, atime_ns, rdev, target, file_id, sha1, staged, scratch, "
-    "synced, xattrs, complete"
+    "synced, xattrs, link, complete"
 )
 _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
-_ROW = "(" + ", ".join("?" * 18) + ")"
+_ROW = "(" + ", ".join("?" * 19) + ")"
 _FULL = 1024 * 1024
 """Fewer free bytes than this explain an I/O error."""
 _CHECKPOINT_WAIT_MS = 100
@@ -95,7 +103,7 @@ _ID_BLOCK = 4096
 
 
 def _inode(row: Sequence[Any]) -> Inode:
-    return Inode(*row[:17], *map(bool, row[17:]))  # SQLite has no booleans: the last column
+    return Inode(*row[:18], *map(bool, row[18:]))  # SQLite has no booleans: the last column
 
 
 def every_inode(db: sqlite3.Connection) -> Iterator[Inode]:
@@ -123,7 +131,7 @@ class Journal:
                 if existing:
                     self._db.close()
                     raise StateError(f"{path} is not a b2fs journal (it is empty)")
-                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} COMMIT;")
+                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} {_LINKED} COMMIT;")
                 self.set_meta("schema", str(SCHEMA_VERSION))
             self._migrate()
             self._reader = self._connect()
@@ -202,7 +210,8 @@ class Journal:
                 (
                     inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.mtime_ns,
                     inode.ctime_ns, inode.atime_ns, inode.rdev, inode.target, inode.file_id, inode.sha1,
-                    inode.staged, inode.scratch, inode.synced, inode.xattrs, inode.complete,
+                    inode.staged, inode.scratch, inode.synced, inode.xattrs, inode.link,
+                    inode.complete,
                 ),
             )  # fmt: skip
         for ino in change.gone:
@@ -299,6 +308,15 @@ class Journal:
     def names_of(self, ino: int) -> list[tuple[int, bytes]]:
         """(parent, name) of every name of an inode."""
         return list(self._db.execute("SELECT parent, name FROM dentry WHERE ino = ?", (ino,)))
+
+    def keys_of(self, ino: int) -> list[str]:
+        """The keys of all names of a file."""
+        return [names.join(self.path_of(parent), name.decode()) for parent, name in self.names_of(ino)]
+
+    def linked(self, link: str) -> list[Inode]:
+        """The files with this link id."""
+        query = f"SELECT {_INODE} FROM inode WHERE link = ? AND link <> ''"
+        return [_inode(row) for row in self._db.execute(query, (link,))]
 
     def path_inode(self, path: str) -> Inode | None:
         """The inode that a path leads to."""

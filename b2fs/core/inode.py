@@ -9,13 +9,16 @@ Units: sizes in bytes, times in ns since the epoch.
 
 The fileInfo of an object written by b2fs: ``src_last_modified_millis`` (the convention of the B2 tools)
 and ``b2fs``: fields ``letter=value`` joined by ';': m mode (octal, with type), u uid, g gid, n the
-nanoseconds that the milliseconds lost, d device number, o the operation that wrote it. A symlink's
+nanoseconds that the milliseconds lost, d device number, l the link id (see `Inode.link`) and a checksum of the key, o the
+operation that wrote it. The checksum tells a name of ours from a copy that another tool made, fileInfo and all. A symlink's
 target is the object's body, and stands in ``b2fs_link`` too where the header has room. ``b2fs_xattr`` holds the
 extended attributes (`core.xattrs`), if there are any.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 import stat
 from collections.abc import Mapping
 
@@ -40,6 +43,9 @@ _MS = 1_000_000
 _FARTHEST_NS = ((1 << 63) // _MS - 2) * _MS
 """Times are between this and its negative (the years 1677 and 2262): what 64 bits can say in ns, whole milliseconds."""
 _UNREADABLE = -1
+_LINK_ID = re.compile("[0-9a-f]{1,32}")
+_CHECKSUM = 8
+"""Hex digits of the key's SHA-1: enough to tell a copy made by accident."""
 _LARGEST_ID = (1 << 32) - 1
 _LONGEST_TIME = -(1 << 63) + 1
 _LONGEST_OPERATION = "00000000.ffffffffffffffff"
@@ -79,6 +85,8 @@ class Inode(msgspec.Struct, frozen=True):
     one replaced, kept until it has its SHA-1. 0: there is none."""
     xattrs: str = ""
     """Files and directories: the extended attributes as they travel (`core.xattrs.pack`), '' if there are none."""
+    link: str = ""
+    """An id that the objects of all names of the file carry, '' if it never had two; so another host knows them for one."""
     complete: bool = False
     """Directories: all names are known, so a missing name is proven absent."""
 
@@ -116,15 +124,19 @@ def attributes(inode: Inode) -> str:
         fields += f";d={inode.rdev}"
     if inode.xattrs:
         fields += f";x={inode.xattrs}"
+    if inode.link:
+        fields += f";l={inode.link}"
     return fields
 
 
-def to_info(inode: Inode, operation: str) -> dict[str, str]:
-    """The fileInfo for an object of this inode; `operation` names the write (``mount.generation``)."""
+def to_info(inode: Inode, operation: str, key: str) -> dict[str, str]:
+    """The fileInfo for the object of this inode at `key`; `operation` names the write (``mount.generation``)."""
     millis, rest = divmod(inode.mtime_ns, _MS)
     packed = f"m={inode.mode:o};u={inode.uid};g={inode.gid};n={rest}"
     if inode.rdev:
         packed += f";d={inode.rdev}"
+    if inode.link:
+        packed += f";l={_link_field(inode.link, key)}"
     info = {INFO_MTIME: str(millis), INFO_B2FS: f"{packed};o={operation}"}
     if inode.is_link and names.header_size("", {INFO_LINK: inode.target}) <= _LINK_ROOM:
         info[INFO_LINK] = inode.target
@@ -135,7 +147,7 @@ def to_info(inode: Inode, operation: str) -> dict[str, str]:
 
 def largest_info(inode: Inode) -> dict[str, str]:
     """The fileInfo at its longest: whatever owner and times the inode is given, and whatever writes it."""
-    return to_info(replace(inode, uid=_LARGEST_ID, gid=_LARGEST_ID, mtime_ns=_LONGEST_TIME), _LONGEST_OPERATION)
+    return to_info(replace(inode, uid=_LARGEST_ID, gid=_LARGEST_ID, mtime_ns=_LONGEST_TIME), _LONGEST_OPERATION, "")
 
 
 def restored(inode: Inode, size: int, sha1: str, described: str) -> Inode:
@@ -162,6 +174,15 @@ def content_type(inode: Inode) -> str:
 def operation_of(info: Mapping[str, str]) -> str:
     """Which write made this object ('' if not b2fs)."""
     return _fields(info.get(INFO_B2FS, "")).get("o", "")
+
+
+def _link_field(link: str, key: str) -> str:
+    return f"{link}.{hashlib.sha1(key.encode(errors='replace'), usedforsecurity=False).hexdigest()[:_CHECKSUM]}"
+
+
+def _link(field: str, key: str) -> str:
+    link = field.partition(".")[0]
+    return link if _LINK_ID.fullmatch(link) and field == _link_field(link, key) else ""
 
 
 def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
@@ -191,6 +212,7 @@ def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
         file_id="" if is_marker else version.file_id,
         sha1="" if is_marker else version.sha1,
         xattrs=extended if xattrs.unpack(extended) else "",
+        link="" if is_marker else _link(fields.get("l", ""), version.key),
     )
 
 

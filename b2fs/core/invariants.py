@@ -82,6 +82,7 @@ RULES: dict[str, tuple[Severity, str]] = {
     "staged-sum": (Severity.PROBLEM, _LOST),
     "content-shared": (Severity.PROBLEM, _KEEP),
     "content-nowhere": (Severity.PROBLEM, _LOST),
+    "home": (Severity.PROBLEM, _TOUCH),
     "content-misplaced": (Severity.PROBLEM, _KEEP),
     "blob-size": (Severity.PROBLEM, "delete the file: it is fetched again when it is read"),
     "blob-sum": (Severity.PROBLEM, "delete the file: it is fetched again when it is read"),
@@ -227,6 +228,7 @@ def check(rows: Rows, files: Files) -> list[Finding]:
         *_content(tree, files),
         *_left(rows, files),
         *_blobs(rows, files),
+        *_homes(tree),
         *_intents(tree),
         *_objects(tree),
     ]
@@ -284,6 +286,8 @@ def _links(tree: Names) -> Iterator[Finding]:
         if inode.is_dir and known > (0 if ino == ROOT else 1):
             yield Finding("links", tree.where(ino), f"{known} names lead to this directory")
         wanted = 2 + subdirectories[ino] if inode.is_dir else known
+        if known > 1 and not inode.is_dir and not inode.link:
+            yield Finding("links", tree.where(ino), f"it has {known} names and no link id")
         if wanted and inode.nlink != wanted:
             yield Finding("links", tree.where(ino), f"its link count is {inode.nlink}, it should be {wanted}")
 
@@ -313,6 +317,25 @@ def _content(tree: Names, files: Files) -> Iterator[Finding]:
             yield Finding("staged-size", where, f"staged/{staged} has {size} bytes, it should have {inode.size}")
         if inode.size and not (scratch or staged or inode.file_id):
             yield Finding("content-nowhere", where, f"its {inode.size} bytes are neither here nor in B2")
+
+
+def _homes(tree: Names) -> Iterator[Finding]:
+    """A file of several names lives in the version of one of them, or something is still to be done about that."""
+    rows = tree.rows
+    keys: dict[int, list[str]] = defaultdict(list)
+    for key, inode in tree.keys.items():
+        if inode.link:
+            keys[inode.ino].append(key)
+    homes = {row.file_id: key for key, row in rows.objects.items() if row.file_id} if keys else {}
+    for ino, known in keys.items():
+        inode = rows.inodes[ino]
+        if not inode.is_file or not inode.file_id or any(places(inode)):
+            continue
+        home = homes.get(inode.file_id, "")
+        if home not in known and not any(covers(rows.intents, key) for key in (home, *known)):
+            yield Finding(
+                "home", tree.where(ino), f"its content is in the version {inode.file_id}, which is at no name of it"
+            )
 
 
 def _left(rows: Rows, files: Files) -> Iterator[Finding]:

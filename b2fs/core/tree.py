@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
@@ -88,6 +88,8 @@ class Tree:
     def __init__(self, root: Inode, prefix: str = "") -> None:
         self.prefix = prefix
         self.nodes: dict[int, Node] = {ROOT: Node(root)}
+        self.all_keys: Callable[[int], list[str]] = lambda ino: []
+        """The keys of every name of a file, in directories that are not loaded too: the journal's answer."""
 
     # ------------------------------------------------------------ looking
 
@@ -104,6 +106,8 @@ class Tree:
 
     def path(self, node: Node) -> str:
         """The node's (first) path below the mount, '' for the root. The node must be linked."""
+        if not node.parents and node.inode.ino != ROOT:
+            return self.all_keys(node.ino)[0]
         parts: list[bytes] = []
         while node.inode.ino != ROOT:
             parent, name = node.parents[0]
@@ -122,6 +126,8 @@ class Tree:
         """The keys of the objects that describe this node: one a name; a directory's is its marker."""
         if node.inode.is_dir:
             return [names.marker(self.path(node))] if node.linked else []
+        if len(node.parents) < node.inode.nlink:
+            return self.all_keys(node.ino)
         return [names.join(self.path(self.nodes[parent]), name.decode()) for parent, name in node.parents]
 
     def is_below(self, node: Node, ancestor: Node) -> bool:
@@ -162,6 +168,31 @@ class Tree:
         names.check_key(self.prefix, key, largest_info(inode))
         change = Change(inodes=[inode], links=[(parent.ino, name, ino)], dirty=[key])
         self._touch(change, parent, now_ns, links=int(is_dir))
+        return change
+
+    def plan_link(self, node: Node, parent: Node, name: bytes, link: str, now_ns: int) -> Change:
+        """One more name for a file; `link` becomes its link id if it has none yet.
+
+        Exists, BadName, NameTooLong (also if the id makes an older name too long); NotFound if the file or the directory was
+        removed; NotPermitted for a directory, and for content whose SHA-1 nobody knows: its names could not be told apart.
+        """
+        old = node.inode
+        if old.is_dir:
+            raise NotPermitted("a directory has one name")
+        text = self._new_name(parent, name)
+        if not node.linked:
+            raise NotFound("the file was removed")
+        if old.size and not (old.sha1 or old.scratch or old.staged):
+            raise NotPermitted("the SHA-1 of this file is not known: B2 has it as another tool uploaded it")
+        inode = replace(old, nlink=old.nlink + 1, ctime_ns=now_ns, link=old.link or link)
+        change = Change(
+            inodes=[inode], links=[(parent.ino, name, node.ino)], dirty=[names.join(self.path(parent), text)]
+        )
+        if not old.link:
+            change.dirty += self.keys(node)
+        for key in change.dirty:
+            names.check_key(self.prefix, key, largest_info(inode))
+        self._touch(change, parent, now_ns)
         return change
 
     def plan_unlink(self, parent: Node, name: bytes, now_ns: int) -> Change:

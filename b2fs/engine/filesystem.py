@@ -38,7 +38,6 @@ from b2fs.errors import (
     NoAttribute,
     NotDirectory,
     NotFound,
-    NotPermitted,
     Stale,
     Unavailable,
 )
@@ -189,7 +188,12 @@ class FileSystem:
         return await self.make_node(parent, name, stat.S_IFLNK | 0o777, uid, gid, target=text)
 
     async def link(self, ino: int, parent: int, name: bytes) -> Node:
-        raise NotPermitted("b2fs has no hard links: an object has one name")
+        """One more name for a file: one more object, with the same content and link id."""
+        directory = await self._complete(parent)
+        node, volume = self._tree.node(ino), self._volume
+        link = f"{volume.mount_id}{volume.journal.next_number():x}"
+        volume.commit(self._tree.plan_link(node, directory, name, link, volume.now_ns()))
+        return node
 
     async def unlink(self, parent: int, name: bytes) -> None:
         directory = await self._complete(parent)
@@ -374,9 +378,12 @@ class FileSystem:
 
     async def _reach_b2(self, node: Node) -> None:
         """Wait until B2 has what is at and below a path that `remote_fsync` names."""
-        path = self._tree.path(node) if node.linked else ""
-        if not path or not self._volume.settings.remote_fsync.match(path):
-            return
+        paths = [self._tree.path(node)] if node.inode.is_dir and node.linked else self._tree.keys(node)
+        for path in paths:
+            if path and self._volume.settings.remote_fsync.match(path):
+                await self._reach_b2_at(path)
+
+    async def _reach_b2_at(self, path: str) -> None:
         deadline_s, mark = self._volume.settings.read_deadline_s, self._uploader.mark()
         with trio.move_on_after(deadline_s):
             await self._uploader.drain(path, mark)

@@ -299,18 +299,37 @@ class Listing:
         if old is not None and self._is_written(old.ino):
             return  # what a program is about to write must keep its name; the next listing finds this again
         change = Change(objects=[row])
+        twin = self._twin(described)
         same = old is not None and old.sha1 == described.sha1 != "" and attributes(old) == row.attributes
+        same = same or (old is not None and twin is not None and twin.ino == old.ino)
         if old is not None and same and not old.scratch and not old.staged:
             change.inodes.append(replace(old, file_id=described.file_id))
         else:
-            change.inodes.append(described)
-            change.links.append((parent_ino, name, described.ino))
+            change.inodes.append(described if twin is None else replace(twin, nlink=twin.nlink + 1))
+            change.links.append((parent_ino, name, change.inodes[0].ino))
             if old is not None:
                 change.unlinks.append((parent_ino, name))
-                self._lose(change, old)
+                self._lose(change, old, row.key)
         volume.commit(change)
         if not same:
             volume.on_change(Changed(parent_ino, name, is_new=old is None))
+            self._tell_links(change)
+
+    def _twin(self, described: Inode) -> Inode | None:
+        """The file that an object is one more name of: it carries the same link id, content and attributes."""
+        for found in self._volume.journal.linked(described.link):
+            inode = self._row(found.ino)
+            if inode.scratch or inode.staged or attributes(inode) != attributes(described):
+                continue
+            if not inode.is_file or (inode.size, inode.sha1) == (described.size, described.sha1 or "unknown"):
+                return inode
+        return None
+
+    def _tell_links(self, change: Change) -> None:
+        """The front end shows how many names a file has."""
+        for inode in change.inodes:
+            if inode.link:
+                self._volume.on_change(Changed(inode.ino, None))
 
     async def _marker(self, path: str, described: Inode, row: ObjectRow) -> None:
         volume = self._volume
@@ -351,12 +370,13 @@ class Listing:
             old = self._lookup(parent, name.encode())
             if old is not None and self._is_written(old.ino):
                 return
-            if old is not None and old.file_id == row.file_id:
+            if old is not None and (old.file_id == row.file_id or old.link):  # linked: it may live at another name
                 change.unlinks.append((parent, name.encode()))
-                self._lose(change, old)
+                self._lose(change, old, key)
         volume.commit(change)
         if change.unlinks and parent is not None:
             volume.on_change(Changed(parent, name.encode()))
+            self._tell_links(change)
         await self._prune(directory)
 
     async def _prune(self, path: str) -> None:
@@ -405,7 +425,7 @@ class Listing:
             return False
         # without its row the object is none of ours, so nobody hides it
         change = Change(unlinks=[(parent, name)], lost_objects=[key])
-        self._lose(change, file)
+        self._lose(change, file, key)
         self._volume.commit(change)
         self._volume.on_change(Changed(parent, name))
         self._ignore(key, "a directory has the same name; rename one of the two to see this file")
@@ -460,10 +480,11 @@ class Listing:
         node = self._volume.tree.nodes.get(ino)
         return node is not None and node.writers > 0
 
-    def _lose(self, change: Change, old: Inode) -> None:
-        """One name of `old` goes."""
+    def _lose(self, change: Change, old: Inode, key: str) -> None:
+        """The name `key` of `old` goes; what has other names lives in the version of one of them from now on."""
         if old.nlink > 1:
-            change.inodes.append(replace(old, nlink=old.nlink - 1))
+            home = self._volume.other_home(old, key) or old.file_id
+            change.inodes.append(replace(old, nlink=old.nlink - 1, file_id=home))
         else:
             change.gone.append(old.ino)
 

@@ -187,7 +187,7 @@ class Uploader:
                 return 0.0  # it was renamed or removed while it was sealed: look again
         row = self._volume.journal.object(key)
         cached = live is not None and self._cache.whole_path(live.file_id) is not None
-        needed_by = self._volume.journal.lives_in(row.file_id) if row is not None else None
+        needed_by = self._needed_by(key, row, node)
         step = plan(live, row, cached=cached, needed=needed_by is not None, doubtful=entry.doubtful)
         if step is Step.NOTHING and entry.doubtful and live is not None and not await self._is_newest(row):
             step = plan(live, None, cached=cached, needed=False)
@@ -214,6 +214,23 @@ class Uploader:
                 self._volume.commit(Change(lost_objects=[key], dirty=[key]))
                 entry.doubtful = False  # this write has ended, the next one is another
                 return _ORDER_S
+        return None
+
+    def _needed_by(self, key: str, row: ObjectRow | None, node: Node | None) -> Inode | None:
+        """A file that lives in the version at `key`. One that has lost this name, and that B2 has at another of its names
+        too, moves there: what it lost is going to be hidden or overwritten.
+        """
+        volume = self._volume
+        found = volume.journal.lives_in(row.file_id) if row is not None and row.file_id else None
+        if found is None or row is None or (node is not None and node.ino == found.ino):
+            return found
+        known = volume.tree.nodes.get(found.ino)
+        inode = known.inode if known is not None else found
+        home = volume.other_home(inode, key)
+        if not home:
+            return found
+        volume.commit(Change(inodes=[replace(inode, file_id=home)]))
+        self._cache.rename(row.file_id, home)
         return None
 
     async def _is_newest(self, row: ObjectRow | None) -> bool:
@@ -244,7 +261,7 @@ class Uploader:
     async def _upload(self, key: str, generation: int, live: Inode, *, resume: bool) -> Version:
         """Store the inode's content and attributes under `key`; the body is a file that cannot change."""
         volume = self._volume
-        info, kind = to_info(live, self._operation(generation)), content_type(live)
+        info, kind = to_info(live, self._operation(generation), key), content_type(live)
         names.check_key(volume.settings.prefix, key, info)
         own = 0
         if live.is_file and live.size and live.staged:
@@ -282,7 +299,7 @@ class Uploader:
         return version
 
     async def _copy(self, key: str, generation: int, live: Inode, *, resume: bool) -> Version:
-        info, kind = to_info(live, self._operation(generation)), content_type(live)
+        info, kind = to_info(live, self._operation(generation), key), content_type(live)
         names.check_key(self._volume.settings.prefix, key, info)
         try:
             version = await self._volume.bucket.copy(live.file_id, key, live.size, info, kind)

@@ -97,6 +97,7 @@ class Volume:
         self.mount_id = journal.meta("mount_id")
         self.start_generation = journal.next_number()
         self.tree = Tree(journal.inode(ROOT) or self._make_root(), settings.prefix)
+        self.tree.all_keys = journal.keys_of
         self.schedule = Schedule(settings.quiet_s, settings.max_dirty_age_s)
         self.work = trio.Event()
         """Set when something is due before `idle_until_s`; whoever waits on it replaces it."""
@@ -288,6 +289,18 @@ class Volume:
 
     def is_loading(self, ino: int) -> bool:
         return ino in self._loading
+
+    def other_home(self, inode: Inode, key: str) -> str:
+        """A version with the clean content of `inode` at a name of it other than `key`, '' if B2 has none."""
+        if inode.nlink < 2 and key in self.journal.keys_of(inode.ino):
+            return ""
+        if not inode.sha1 or inode.scratch or inode.staged:
+            return ""
+        for other in self.journal.keys_of(inode.ino):
+            row = self.journal.object(other) if other != key else None
+            if row is not None and row.file_id and (row.size, row.sha1) == (inode.size, inode.sha1):
+                return row.file_id
+        return ""
 
     async def resolve(self, key: str) -> Node | None:
         """The node whose content or marker the object `key` is, None if the namespace has none."""

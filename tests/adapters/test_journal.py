@@ -52,7 +52,18 @@ def _everything(path: str) -> dict[str, list[tuple[object, ...]]]:
 
 WHOLE = Change(
     inodes=[
-        _inode(5, rdev=7, target="ж", file_id="f", sha1="s", staged=9, scratch=11, synced=9, xattrs="x~_1"),
+        _inode(
+            5,
+            rdev=7,
+            target="ж",
+            file_id="f",
+            sha1="s",
+            staged=9,
+            scratch=11,
+            synced=9,
+            xattrs="x~_1",
+            link="0badcafe1f",
+        ),
         _inode(6, DIR, complete=True),
     ],
     links=[(1, b"x", 5), (1, "🦊".encode(), 6)],
@@ -201,12 +212,16 @@ def test_another_schema_is_refused(path: str) -> None:
 
 
 def test_journal_of_an_earlier_schema_goes_on(path: str) -> None:
-    """One that was written before there were extended attributes, or fsync marks, is brought up to date, its rows kept."""
-    for schema, columns in ((1, ("synced", "xattrs")), (2, ("xattrs",))):
+    """One that was written before there were hard links, extended attributes, or fsync marks is brought up to date, its
+    rows kept.
+    """
+    added = ("synced", "xattrs", "link")
+    for schema, columns in ((1, added), (2, added[1:]), (3, added[2:])):
         journal = Journal(path)
         journal.commit(WHOLE)
         journal.close()
         db = sqlite3.connect(path)
+        db.execute("DROP INDEX inode_link")
         for column in columns:
             db.execute(f"ALTER TABLE inode DROP COLUMN {column}")
         if schema == 1:
@@ -217,7 +232,9 @@ def test_journal_of_an_earlier_schema_goes_on(path: str) -> None:
         journal = Journal(path)
         file = WHOLE.inodes[0]
         scratch, synced = (file.ino, 0) if schema == 1 else (file.scratch, file.synced)
-        assert journal.inode(5) == replace(file, xattrs="", synced=synced, scratch=scratch)
+        assert journal.inode(5) == replace(
+            file, link="", xattrs="" if schema < 3 else file.xattrs, synced=synced, scratch=scratch
+        )
         assert journal.inode(6) == WHOLE.inodes[1]
         journal.commit(WHOLE)
         assert journal.inode(5) == file

@@ -46,18 +46,22 @@ def inodes(draw: st.DrawFn) -> Inode:
         rdev=draw(IDS) if kind in (stat.S_IFCHR, stat.S_IFBLK) else 0,
         file_id="" if kind == stat.S_IFDIR else "id", sha1="" if kind == stat.S_IFDIR else "sha",
         xattrs=xattrs.pack(draw(XATTRS)) if kind in (stat.S_IFREG, stat.S_IFDIR) else "",
+        link="" if kind == stat.S_IFDIR else draw(st.sampled_from(["", "0badcafe1f"])),
     )  # fmt: skip
 
 
+def _key(inode: Inode) -> str:
+    return "d/.bzEmpty" if inode.is_dir else "d/x"
+
+
 def _version(inode: Inode, info: dict[str, str]) -> Version:
-    key = "d/.bzEmpty" if inode.is_dir else "d/x"
-    return Version(key, "id", inode.size, "sha", 1, info=info)
+    return Version(_key(inode), "id", inode.size, "sha", 1, info=info)
 
 
 @given(inodes())
 def test_attributes_come_back(inode: Inode) -> None:
     """Mode with type, owner, device, ns mtime (negative too), target and extended attributes read the same on another host."""
-    info = to_info(inode, "0badcafe.1f")
+    info = to_info(inode, "0badcafe.1f", _key(inode))
     assert from_version(_version(inode, info), 7, DEFAULTS) == inode
     assert attributes(from_version(_version(inode, info), 9, DEFAULTS)) == attributes(inode)
     assert operation_of(info) == "0badcafe.1f"
@@ -90,16 +94,25 @@ def test_only_files_and_directories_have_extended_attributes(key: str) -> None:
     assert found == ("x~_1" if key.endswith("/x") else "")
 
 
+def test_link_id_belongs_to_a_key() -> None:
+    """An object that another tool copied, fileInfo and all, is no name of the file; nor is one with an id that is none."""
+    info = to_info(Inode(7, stat.S_IFREG | 0o644, 0, 0, 2, 0, 1, 1, 1, link="0badcafe1f"), "0badcafe.1", "d/x")
+    assert from_version(Version("d/x", "id", 0, "sha", 1, info=info), 7, DEFAULTS).link == "0badcafe1f"
+    assert from_version(Version("d/y", "id", 0, "sha", 1, info=info), 7, DEFAULTS).link == ""
+    for field in ("", "0badcafe1f", ".", "0badcafe1f.", "x.y"):
+        assert from_version(Version("x", "id", 0, "sha", 1, info={"b2fs": f"l={field}"}), 7, DEFAULTS).link == ""
+
+
 @given(inodes(), IDS, IDS, st.integers(-(2**63) + 1, 2**63 - 1))
 def test_largest_info_is_the_largest(inode: Inode, uid: int, gid: int, mtime_ns: int) -> None:
     """What fits with it fits whatever owner and time the file is given later, so no chown makes it unfit for B2."""
-    size = names.header_size("", to_info(replace(inode, uid=uid, gid=gid, mtime_ns=mtime_ns), "0badcafe.1f"))
+    size = names.header_size("", to_info(replace(inode, uid=uid, gid=gid, mtime_ns=mtime_ns), "0badcafe.1f", "x"))
     assert size <= names.header_size("", largest_info(inode))
 
 
 VALUES = st.one_of(
     st.text(max_size=40),
-    st.from_regex(r"(m|u|g|n|d|o)=-?[0-9a-z_]{0,25}(;(m|u|g|n|d|o)=[0-9+]{0,12}){0,6}", fullmatch=True),
+    st.from_regex(r"(m|u|g|n|d|o|l)=-?[0-9a-z_.]{0,25}(;(m|u|g|n|d|o|l)=[0-9+]{0,12}){0,6}", fullmatch=True),
     st.integers(-(10**30), 10**30).map(str),
     st.sampled_from(["NaN", "1e3", "٣", "0x10", " 5 ", "1" * 5000, "m=160000;u=1", "m=50644", "m=37777777777", "m=0"]),
 )
@@ -146,7 +159,7 @@ def test_time_beyond_64_bits_is_not_believed() -> None:
 def test_long_target_is_in_the_body_alone(target: str) -> None:
     """A target that the header has no room for leaves the header alone, so that the link can be made."""
     link = Inode(7, stat.S_IFLNK | 0o777, 0, 0, 1, len(target.encode()), 0, 0, 0, target=target)
-    info = to_info(link, "00000000.ffffffffffffffff")
+    info = to_info(link, "00000000.ffffffffffffffff", "links/x")
     names.check_key("", "links/" + "x" * 200, info)
     version = Version("x", "id", link.size, "sha", 1, info=info)
     assert from_version(version, 7, DEFAULTS).target in ("", target)

@@ -92,7 +92,7 @@ class State:
     def store(self, key: str, ino: int, digest: str = "") -> None:
         """The bucket has the inode at `key`, and the journal knows it."""
         inode = self.rows.inodes[ino]
-        version = Version(key, f"id{ino}", inode.size, digest or inode.sha1, 1000 + ino, info=to_info(inode, OURS))
+        version = Version(key, f"id{ino}", inode.size, digest or inode.sha1, 1000 + ino, info=to_info(inode, OURS, key))
         self.listed[key] = version
         self.rows.objects[key] = ObjectRow(
             key, version.file_id, version.size, version.sha1, version.uploaded_ms, attributes(inode), 60
@@ -104,6 +104,16 @@ class State:
     def add(self, parent: int, name: bytes, inode: Inode) -> None:
         self.rows.inodes[inode.ino] = inode
         self.rows.dentries.append((parent, name, inode.ino))
+
+    def two_names(self, **fields: Any) -> None:
+        """A file with the names /one and /two, both in B2; it lives at /two."""
+        inode = file(16, b"two", **({"nlink": 2, "link": "0badcafe10", "file_id": "two"} | fields))
+        self.add(1, b"one", inode)
+        self.rows.dentries.append((1, b"two", 16))
+        for key in ("one", "two"):
+            self.store(key, 16)
+            self.rows.objects[key] = replace(self.rows.objects[key], file_id=key)
+            self.listed[key] = replace(self.listed[key], file_id=key)
 
     def misplace(self) -> None:
         """The link gets the staged file."""
@@ -164,6 +174,8 @@ LOCAL: list[tuple[str, str, Damage]] = [
     ("links", "clean", lambda s: s.set(10, nlink=2)),
     ("links", "d", lambda s: s.set(2, nlink=2)),
     ("links", ".", lambda s: s.set(1, nlink=2)),
+    ("links", "one", lambda s: s.two_names(link="")),
+    ("home", "one", lambda s: s.two_names(file_id="old")),
     ("scratch-gone", "written", lambda s: s.files.scratch.clear()),
     ("staged-gone", "sealed", lambda s: s.files.staged.clear()),
     ("staged-size", "sealed", lambda s: s.files.staged.update({40: 5})),
@@ -250,6 +262,20 @@ def test_bad_name(name: bytes) -> None:
         (parent, name if old == b"written" else old, ino) for parent, old, ino in state.rows.dentries
     ]
     assert "bad-name" in {each.rule for each in check(state.rows, state.files)}
+
+
+def test_two_names() -> None:
+    """A file of two names lives at either; while one is to be brought in line, at one that it has lost too."""
+    for home in ("one", "two"):
+        state = State()
+        state.two_names(file_id=home)
+        assert state.findings() == []
+    state.rows.dentries.remove((1, b"two", 16))
+    state.set(16, nlink=1)
+    state.rows.intents["two"] = Intent("two", 1, 0)
+    assert state.findings() == []
+    del state.rows.intents["two"]
+    assert ("home", "one") in state.found()
 
 
 def test_shared_staged_file() -> None:
@@ -398,9 +424,9 @@ REMOTE: list[tuple[str, str, Damage]] = [
     ("remote-differs", "clean", lambda s: s.listed.update(clean=replace(s.listed["clean"], sha1=sha1(b"t")))),
     ("remote-differs", "link", lambda s: s.listed.update(link=replace(s.listed["link"], sha1=sha1(b"t")))),
     ("remote-differs", "clean", lambda s: s.listed.update(
-        clean=replace(s.listed["clean"], info=to_info(replace(s.rows.inodes[10], uid=9), OURS)))),
+        clean=replace(s.listed["clean"], info=to_info(replace(s.rows.inodes[10], uid=9), OURS, "clean")))),
     ("remote-differs", "empty/.bzEmpty", lambda s: s.listed.update(
-        {"empty/.bzEmpty": replace(s.listed["empty/.bzEmpty"], info=to_info(directory(4, mtime_ns=6), OURS))})),
+        {"empty/.bzEmpty": replace(s.listed["empty/.bzEmpty"], info=to_info(directory(4, mtime_ns=6), OURS, "empty/.bzEmpty"))})),
     ("remote-new", "new", lambda s: s.listed.update(new=_other("new"))),
     ("remote-new", "back", lambda s: s.listed.update(back=_other("back")) or s.rows.objects.update(
         back=ObjectRow("back", "", 0, "", 4000, "", 1))),

@@ -304,6 +304,63 @@ def test_attributes_make_the_keys_dirty() -> None:
     assert world.tree.plan_attributes(node, node.inode).dirty == []
 
 
+def test_link() -> None:
+    """A second name: the link count, the ctime and the directory's times change; both keys are dirty, for both objects get
+    the link id. A third one dirties its own key alone.
+    """
+    world = World("d/", "x")
+    node = world.node("x")
+    change = world.commit(world.tree.plan_link(node, *world.parent("d/y"), "ab", NOW + 5))
+    assert set(change.dirty) == {"d/y", "x", "d/.bzEmpty"}
+    assert world.node("d/y") is node
+    assert (node.inode.nlink, node.inode.ctime_ns, node.inode.link) == (2, NOW + 5, "ab")
+    assert world.node("d").inode.mtime_ns == NOW + 5
+    assert world.tree.keys(node) == ["x", "d/y"]
+    change = world.commit(world.tree.plan_link(node, *world.parent("z"), "cd", NOW + 6))
+    assert set(change.dirty) == {"z", ".bzEmpty"}
+    assert (node.inode.nlink, node.inode.link) == (3, "ab")
+    world.unlink("x")
+    assert world.tree.path(node) == "d/y"
+
+
+def test_no_link() -> None:
+    """A name that is taken, a directory, a file or directory that was removed, and one of unknown content have none."""
+    world = World("d/", "x", "y", "gone/", "big")
+    tree = world.tree
+    for old, new, error in (
+        ("x", "y", Exists),
+        ("x", "x", Exists),
+        ("d", "e", NotPermitted),
+        ("x", "s" * 251, NameTooLong),
+    ):
+        with pytest.raises(error):
+            tree.plan_link(world.node(old), *world.parent(new), "ab", NOW)
+    gone, file = world.node("gone"), world.node("y")
+    file.handles = gone.handles = 1
+    world.rmdir("gone")
+    world.unlink("y")
+    with pytest.raises(NotFound):
+        tree.plan_link(world.node("x"), gone, b"z", "ab", NOW)
+    with pytest.raises(NotFound):
+        tree.plan_link(file, *world.parent("z"), "ab", NOW)
+    big = world.node("big")
+    big.inode = replace(big.inode, scratch=0, size=5, file_id="id")
+    with pytest.raises(NotPermitted):
+        tree.plan_link(big, *world.parent("z"), "ab", NOW)
+
+
+def test_names_in_directories_that_are_not_loaded() -> None:
+    """A change of a file makes all its keys dirty; of names that are not in memory the journal says them."""
+    world = World("x")
+    node = world.node("x")
+    node.inode = replace(node.inode, nlink=2)
+    world.tree.all_keys = lambda ino: ["x", "far/y"] if ino == node.ino else []
+    assert world.tree.plan_attributes(node, node.inode).dirty == ["x", "far/y"]
+    world.unlink("x")
+    world.tree.all_keys = lambda ino: ["far/y"]
+    assert world.tree.path(node) == "far/y"
+
+
 def test_extended_attribute() -> None:
     """Setting one changes the row and its ctime, not the mtime, and makes the key dirty; removing gives what was before."""
     world = World("d/", "d/x")

@@ -38,8 +38,10 @@ def _kind(entry: Entry) -> int:
 class Model:
     """A tree whose root is a directory too, under the path ''."""
 
-    def __init__(self, tree: Tree | None = None) -> None:
+    def __init__(self, tree: Tree | None = None, ids: dict[str, int] | None = None) -> None:
         self.tree: Tree = dict(tree or {})
+        self.ids = dict(ids or {})
+        """Of files that have had two names: which file a path is."""
 
     # ------------------------------------------------------------ looking
 
@@ -70,9 +72,20 @@ class Model:
     # ------------------------------------------------------------ steps
 
     def apply(self, step: Step, now_ns: int) -> Model:
-        after = Model(self.tree)
+        after = Model(self.tree, self.ids)
         getattr(after, f"_{step[0]}")(now_ns, *step[1:])
+        after._agree(step[1])
         return after
+
+    def _agree(self, changed: str) -> None:
+        """All names of the file that was changed show the same, and which they are."""
+        self.ids = {path: ino for path, ino in self.ids.items() if path in self.tree}
+        for path, ino in self.ids.items():
+            if self.ids.get(changed) == ino:
+                self.tree[path] = self.tree[changed]
+        for path in self.tree:
+            names = tuple(sorted(other for other in self.ids if self.ids[other] == self.ids.get(path)))
+            self.tree[path] = msgspec.structs.replace(self.tree[path], names=names if len(names) > 1 else ())
 
     def _write(self, now_ns: int, path: str, data: bytes) -> None:
         self._parent(path)
@@ -131,10 +144,19 @@ class Model:
     def _symlink(self, now_ns: int, path: str, target: str) -> None:
         self._new(now_ns, path, Entry(_LINK | 0o777, now_ns, target.encode()))
 
+    def _link(self, now_ns: int, path: str, new: str) -> None:
+        old = self._get(path)
+        self._parent(new)
+        if _kind(old) == _DIR:
+            raise NotPermitted(path)
+        self._new(now_ns, new, old)
+        self.ids[new] = self.ids.setdefault(path, now_ns)
+
     def _unlink(self, now_ns: int, path: str) -> None:
         if _kind(self._get(path)) == _DIR:
             raise IsDirectory(path)
         del self.tree[path]
+        self.ids.pop(path, None)
         self._touch(path, now_ns)
 
     def _rmdir(self, now_ns: int, path: str) -> None:
@@ -158,7 +180,7 @@ class Model:
         if target is not None:
             if flags == 1:
                 raise Exists(new)
-            if new == old:
+            if new == old or (old in self.ids and self.ids[old] == self.ids.get(new)):
                 return
             if _kind(target) == _DIR:
                 if _kind(node) != _DIR:
@@ -169,8 +191,15 @@ class Model:
                 raise NotDirectory(new)
         moved = {path: self.tree.pop(path) for path in [old, *self._below(old)]}
         self.tree |= {new + path[len(old) :]: entry for path, entry in moved.items()}
+        self._carry({path: new + path[len(old) :] for path in moved}, new)
         self._touch(old, now_ns)
         self._touch(new, now_ns)
+
+    def _carry(self, moves: dict[str, str], replaced: str = "") -> None:
+        """Paths became others."""
+        self.ids.pop(replaced, None)
+        moved = {moves[path]: self.ids.pop(path) for path in moves if path in self.ids}
+        self.ids |= moved
 
     def _exchange(self, now_ns: int, old: str, new: str) -> None:
         self._get(new)
@@ -182,6 +211,8 @@ class Model:
         two = {path: self.tree.pop(path) for path in [new, *self._below(new)]}
         self.tree |= {new + path[len(old) :]: entry for path, entry in one.items()}
         self.tree |= {old + path[len(new) :]: entry for path, entry in two.items()}
+        there = {path: new + path[len(old) :] for path in one}
+        self._carry(there | {path: old + path[len(new) :] for path in two})
         self._touch(old, now_ns)
         self._touch(new, now_ns)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -126,6 +127,8 @@ class Entry(msgspec.Struct, frozen=True):
     content: bytes = b""
     """A file's bytes, a link's target."""
     xattrs: dict[str, bytes] = {}
+    names: tuple[str, ...] = ()
+    """All paths of the same file, if there are several."""
 
 
 Tree = dict[str, Entry]
@@ -184,13 +187,23 @@ class Mount:
 
     async def tree(self, path: str = "") -> Tree:
         """Everything below a directory, contents too."""
+        found = await self._tree(path)
+        names: dict[int, list[str]] = defaultdict(list)
+        for each in sorted(found):
+            names[(await self.node(each)).ino].append(each)
+        for same in names.values():
+            for each in same if len(same) > 1 else []:
+                found[each] = msgspec.structs.replace(found[each], names=tuple(same))
+        return found
+
+    async def _tree(self, path: str) -> Tree:
         found: Tree = {}
         for name in await self.names(path):
             below = f"{path}/{name}" if path else name
             inode = (await self.node(below)).inode
             if inode.is_dir:
                 found[below] = Entry(inode.mode, inode.mtime_ns, xattrs=await self.xattrs(below))
-                found |= await self.tree(below)
+                found |= await self._tree(below)
             elif inode.is_link:
                 found[below] = Entry(inode.mode, inode.mtime_ns, (await self.files.read_link(inode.ino)).encode())
             else:
@@ -261,6 +274,10 @@ class Mount:
     async def symlink(self, path: str, target: str) -> None:
         parent, name = await self._parent(path)
         await self.files.make_link(parent, name, target.encode(), 1000, 1000)
+
+    async def link(self, path: str, new: str) -> None:
+        node = await self.node(path)
+        await self.files.link(node.ino, *await self._parent(new))
 
     async def unlink(self, path: str) -> None:
         await self.files.unlink(*await self._parent(path))

@@ -1,0 +1,195 @@
+"""Hard links: one file with several names here, one object a name in the bucket, and one file again on another host."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+from msgspec.structs import replace
+
+from b2fs.errors import NotPermitted
+from tests.engine.world import DOWN, Mount, World
+from tests.fakes.bucket import Planted
+
+LARGE = b"0123456789abcdef" * 600_000
+"""More than what is uploaded again rather than copied on the server."""
+
+
+async def _two(m: Mount, data: bytes = b"content") -> None:
+    await m.mkdir("d")
+    await m.write("a", data)
+    await m.link("a", "d/b")
+
+
+@pytest.mark.parametrize("drained", [False, True])
+@pytest.mark.parametrize("data", [b"", b"content", LARGE], ids=["empty", "small", "large"])
+async def test_second_name(world: World, autojump_clock: object, data: bytes, drained: bool) -> None:
+    """Made before or after the first one is in B2: both show the file, the bucket has an object each, another host sees one
+    file with two names.
+    """
+    async with world.mount() as m:
+        await m.mkdir("d")
+        await m.write("a", data)
+        if drained:
+            await m.drained()
+        await m.link("a", "d/b")
+        assert (await m.node("a")).inode.nlink == 2
+        await m.drained()
+        tree = await m.tree()
+        assert tree["d/b"].names == tree["a"].names == ("a", "d/b")
+        assert world.bucket.files() == {"a": data, "d/b": data}
+    assert await world.seen_by_another() == tree
+
+
+CHANGES: dict[str, Callable[[Mount], Awaitable[None]]] = {
+    "write a": lambda m: m.write("a", b"new"),
+    "write b": lambda m: m.write("d/b", b"new"),
+    "patch b": lambda m: m.patch("d/b", 3, b"XX"),
+    "chmod b": lambda m: m.chmod("d/b", 0o600),
+    "xattr a": lambda m: m.setxattr("a", "user.a", b"1"),
+    "unlink a": lambda m: m.unlink("a"),
+    "unlink b": lambda m: m.unlink("d/b"),
+    "rename a": lambda m: m.rename("a", "c"),
+    "rename b": lambda m: m.rename("d/b", "c"),
+    "rename d": lambda m: m.rename("d", "e"),
+    "rename onto itself": lambda m: m.rename("a", "d/b"),
+    "third": lambda m: m.link("d/b", "c"),
+}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("case", CHANGES)
+async def test_change_by_one_name(world: World, autojump_clock: object, case: str, restart: bool) -> None:
+    """What is done by one name shows at the other, in the bucket, and on another host; after a restart too, when the
+    directory of the other name was not looked at.
+    """
+    async with world.mount() as m:
+        await _two(m)
+        await m.drained()
+        if not restart:
+            await _change(world, m, case)
+    if restart:
+        async with world.mount(listing=False) as m:
+            await _change(world, m, case)
+
+
+async def _change(world: World, m: Mount, case: str) -> None:
+    world.now_ns += 10**9
+    await CHANGES[case](m)
+    await m.drained()
+    tree = await m.tree()
+    assert {path: entry.content for path, entry in tree.items() if path not in ("d", "e")} == world.bucket.files()
+    assert await world.seen_by_another() == tree
+    await m.refresh()
+    assert await m.tree() == tree
+
+
+async def test_one_name_is_not_in_b2_yet(world: World, autojump_clock: object) -> None:
+    """While only one of two names was uploaded another host sees two whole files; when both are there, one again."""
+    async with world.mount() as m:
+        await _two(m)
+        await m.drained()
+        world.now_ns += 10**9
+        await m.write("a", b"new")
+        world.bucket.faults += [Planted("upload", DOWN, key="d/b")] * 3
+        await m.until(lambda: world.bucket.content("a") == b"new")
+        async with world.mount("other", upload=False) as other:
+            between = await other.tree()
+            assert (between["a"].content, between["d/b"].content) == (b"new", b"content")
+            assert between["a"].names == ()
+            await m.drained()
+            await other.refresh()
+            assert await other.tree() == await m.tree()
+
+
+async def test_open_file_whose_first_name_went(world: World, autojump_clock: object) -> None:
+    """Writes through a handle reach the names that are left, in a directory that was not looked at too."""
+    async with world.mount() as m:
+        await _two(m)
+        await m.drained()
+    async with world.mount(listing=False) as m:
+        handle = await m.open("a", os.O_RDWR)
+        await m.unlink("a")
+        await m.files.write(handle, 0, b"CON")
+        await m.close(handle)
+        await m.drained()
+        assert world.bucket.files() == {"d/b": b"CONtent"}
+        assert await m.read("d/b") == b"CONtent"
+
+
+async def test_another_host_removes_a_name(world: World, autojump_clock: object) -> None:
+    """The other name stays, its content is that of the version at the name that is left, whichever went."""
+    for gone, left in (("a", "d/b"), ("d/b", "a")):
+        async with world.mount(others=True) as m:
+            await _two(m)
+            await m.drained()
+            world.bucket.hide_now(gone)
+            world.now_ns += 10**9
+            await m.refresh()
+            assert not await m.exists(gone)
+            inode = (await m.node(left)).inode
+            assert (inode.nlink, inode.file_id) == (1, world.bucket.objects()[left].file_id)
+            assert await m.read(left) == b"content"
+            await m.unlink(left)
+            await m.rmdir("d")
+            await m.drained()
+        world.forget("state")
+
+
+async def test_another_tool_replaces_a_name(world: World, autojump_clock: object) -> None:
+    """The name that was overwritten is another file from then on, the other keeps its content."""
+    async with world.mount() as m:
+        await _two(m)
+        await m.drained()
+        world.bucket.put("d/b", b"theirs")
+        await m.refresh()
+        assert (await m.read("a"), await m.read("d/b")) == (b"content", b"theirs")
+        assert (await m.node("a")).inode.nlink == (await m.node("d/b")).inode.nlink == 1
+        await m.write("a", b"new")
+        await m.drained()
+        assert world.bucket.files() == {"a": b"new", "d/b": b"theirs"}
+
+
+async def test_copy_by_another_tool_is_no_name(world: World, autojump_clock: object) -> None:
+    """A server-side copy has the fileInfo of its source, and is a file of its own: a write to the source leaves it alone."""
+    async with world.mount() as m:
+        await _two(m)
+        await m.drained()
+        world.bucket.put("backup", b"content", world.bucket.objects()["a"].info)
+        await m.refresh()
+        assert (await m.node("backup")).ino != (await m.node("a")).ino
+        await m.write("a", b"new")
+        await m.drained()
+        assert world.bucket.files() == {"a": b"new", "d/b": b"new", "backup": b"content"}
+
+
+async def test_content_of_unknown_sum_takes_no_second_name(world: World, autojump_clock: object) -> None:
+    """Of a large object of another tool B2 may know no SHA-1: then nobody could tell whether two names have one content."""
+    async with world.mount() as m:
+        await m.write("a", b"content")
+        await m.mkdir("d")
+        await m.drained()
+        node = await m.node("a")
+        known = node.inode
+        node.inode = replace(known, sha1="")
+        with pytest.raises(NotPermitted):
+            await m.link("a", "b")
+        node.inode = known
+        with pytest.raises(NotPermitted):
+            await m.link("d", "b")
+
+
+@pytest.mark.parametrize("kind", ["symlink", "fifo"])
+async def test_other_kinds_have_names_too(world: World, autojump_clock: object, kind: str) -> None:
+    """A symlink and a FIFO can have two names, as on Linux, and another host sees them."""
+    async with world.mount() as m:
+        if kind == "symlink":
+            await m.symlink("a", "target")
+        else:
+            await m.files.make_node(1, b"a", 0o010644, 1000, 1000)
+        await m.link("a", "b")
+        await m.drained()
+        assert (await m.node("b")).inode.nlink == 2
+    async with world.mount("another", upload=False) as other:
+        assert (await other.node("a")).ino == (await other.node("b")).ino
