@@ -229,7 +229,7 @@ class Tree:
         if node.inode.is_dir and self.is_below(new_parent, node):
             raise Invalid("a directory cannot move into itself")
         target = self.child(new_parent, new_name)
-        if exchange:
+        if exchange and target is not node:
             return self._plan_exchange(parent, name, new_parent, new_name, now_ns)
         if target is node:  # two names of one file: POSIX wants nothing to happen
             if noreplace:

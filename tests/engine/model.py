@@ -205,7 +205,7 @@ class Model:
         self._get(new)
         if _kind(self.tree[new]) == _DIR and old.startswith(new + "/"):
             raise Invalid(new)
-        if old == new:
+        if old == new or (old in self.ids and self.ids[old] == self.ids.get(new)):
             return
         one = {path: self.tree.pop(path) for path in [old, *self._below(old)]}
         two = {path: self.tree.pop(path) for path in [new, *self._below(new)]}

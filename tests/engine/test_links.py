@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from b2fs.errors import NotPermitted
+from tests.engine.model import Model, Step, outcome, run_step
+from tests.engine.test_history import _run as run
 from tests.engine.world import DOWN, Mount, World
 from tests.fakes.bucket import Planted
 
@@ -193,3 +199,50 @@ async def test_other_kinds_have_names_too(world: World, autojump_clock: object, 
         assert (await m.node("b")).inode.nlink == 2
     async with world.mount("another", upload=False) as other:
         assert (await other.node("a")).ino == (await other.node("b")).ino
+
+
+# ---------------------------------------------------------------- any history, on two hosts in turn
+
+PATHS = st.sampled_from(["a", "b", "d/a", "d/b"])
+STEPS = st.one_of(
+    st.tuples(st.just("write"), PATHS, st.sampled_from([b"", b"1", b"22"])),
+    st.tuples(st.just("patch"), PATHS, st.integers(0, 2), st.just(b"x")),
+    st.tuples(st.just("link"), PATHS, PATHS),
+    st.tuples(st.just("link"), PATHS, PATHS),
+    st.tuples(st.just("rename"), PATHS, PATHS, st.sampled_from([0, 0, 2])),
+    st.tuples(st.just("rename"), st.just("d"), st.just("e")),
+    st.tuples(st.just("rename"), st.just("e"), st.just("d")),
+    st.tuples(st.just("unlink"), PATHS),
+    st.tuples(st.just("chmod"), PATHS, st.sampled_from([0o600, 0o755])),
+    st.tuples(st.just("setxattr"), PATHS, st.just("user.x"), st.sampled_from([b"1", None])),
+)
+BEGINNING: list[Step] = [("mkdir", "d"), ("write", "a", b"1"), ("link", "a", "d/b")]
+
+
+@pytest.mark.slow
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(st.tuples(st.booleans(), st.booleans(), STEPS), max_size=14))
+def test_any_history_on_two_hosts(steps: list[tuple[bool, bool, Step]]) -> None:
+    """Two hosts that change the bucket in turn see the same files with the same names, those of the model, after each
+    refresh; one that was not refreshed for some steps too.
+    """
+    with tempfile.TemporaryDirectory() as root:
+        run(_in_turn, World(Path(root)), [(True, True, step) for step in BEGINNING] + steps)
+
+
+async def _in_turn(world: World, steps: list[tuple[bool, bool, Step]]) -> None:
+    model, on_first = Model(), True
+    async with world.mount("first") as first, world.mount("second") as second:
+        for is_first, is_turn, step in steps:
+            if is_turn and is_first != on_first:
+                on_first = is_first
+                await (first if on_first else second).refresh()
+            m = first if on_first else second
+            world.now_ns += 1_000_000_007
+            model, expected = outcome(model, step, world.now_ns)
+            assert await run_step(m, step) is expected, step
+            await m.drained()
+        for m in (first, second):
+            await m.refresh()
+            assert await m.tree() == model.tree
+        assert await world.seen_by_another() == model.tree
