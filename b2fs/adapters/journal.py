@@ -131,8 +131,8 @@ class Journal:
                 if existing:
                     self._db.close()
                     raise StateError(f"{path} is not a b2fs journal (it is empty)")
-                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} {_LINKED} COMMIT;")
-                self.set_meta("schema", str(SCHEMA_VERSION))
+                version = f"INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}');"
+                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} {_LINKED} {version} COMMIT;")
             self._migrate()
             self._reader = self._connect()
             self._reader.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
@@ -365,6 +365,21 @@ class Journal:
             SELECT path, (mode & 61440) = 16384 FROM below JOIN inode USING (ino)"""  # S_IFMT, S_IFDIR
         with self._reading:
             return [(path, bool(is_dir)) for path, is_dir in self._reader.execute(query, (ino,))]
+
+    def longest_below(self, ino: int, size: int) -> list[tuple[str, Inode]]:
+        """Names below a directory (path relative to it) that need more than `size` bytes of a header: thrice the path, for
+        percent-encoding, and the extended attributes. Any thread.
+        """
+        query = f"""
+            WITH RECURSIVE below (ino, path) AS (
+                SELECT ino, CAST(name AS TEXT) FROM dentry WHERE parent = ?
+                UNION ALL
+                SELECT d.ino, below.path || '/' || CAST(d.name AS TEXT) FROM dentry d JOIN below ON d.parent = below.ino
+            )
+            SELECT below.path, {_INODE_I} FROM below JOIN inode i USING (ino)
+            WHERE 3 * length(CAST(below.path AS BLOB)) + length(i.xattrs) > ?"""
+        with self._reading:
+            return [(row[0], _inode(row[1:])) for row in self._reader.execute(query, (ino, size))]
 
     def complete_all(self) -> None:
         """Every directory's listing is known (a listing of the whole bucket was merged)."""

@@ -31,6 +31,9 @@ HEADER_BUDGET = 2048
 HEADER_RESERVE = 100
 """Bytes of the budget kept free for headers that B2 or a copy adds itself."""
 
+INFO_MOST = 700
+"""Bytes that the fileInfo takes at most, but for extended attributes (core.inode.largest_info)."""
+
 _CONTROL = frozenset(chr(code) for code in (*range(32), 127))
 _SAFE = "._-/~!$'()*;=:@"
 """What B2's percent-encoding leaves as it is (facts b2.md 1.6)."""
@@ -71,6 +74,11 @@ def check_key(prefix: str, key: str, info: Mapping[str, str] | None = None) -> N
         raise NameTooLong(f"an object name may have {KEY_MAX} bytes, this path needs {len(full.encode())}")
     if header_size(full, info or {}) > HEADER_BUDGET - HEADER_RESERVE:
         raise NameTooLong(f"the path with its attributes does not fit into B2's {HEADER_BUDGET} bytes of headers")
+
+
+def room_below(prefix: str, directory: str) -> int:
+    """What may be below a directory and surely fits: thrice its path and its extended attributes, in bytes."""
+    return HEADER_BUDGET - HEADER_RESERVE - INFO_MOST - 3 * len(f"{prefix}{directory}/{MARKER}".encode())
 
 
 def header_size(full_key: str, info: Mapping[str, str]) -> int:

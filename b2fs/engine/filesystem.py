@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from b2fs.core import names, xattrs
 from b2fs.core.change import Change
-from b2fs.core.inode import ROOT, Inode, nearest_time, without_set_id
+from b2fs.core.inode import ROOT, Inode, largest_info, nearest_time, without_set_id
 from b2fs.core.tree import Node
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
@@ -212,6 +212,9 @@ class FileSystem:
         moved = self._tree.child(directory, name)
         if moved is not None and moved.inode.is_dir and not self._listing.complete:
             await self._listing.need_below(moved)  # names that nobody has seen yet would be left behind
+        await self._check_room_below(directory, name, target, new_name)
+        if flags == RENAME_EXCHANGE:
+            await self._check_room_below(target, new_name, directory, name)
         await self._settled(target, new_name)
         await self._secure_replacement(directory, name, target, new_name)
         change = self._tree.plan_rename(
@@ -219,6 +222,23 @@ class FileSystem:
             noreplace=flags == RENAME_NOREPLACE, exchange=flags == RENAME_EXCHANGE,
         )  # fmt: skip
         self._commit_removal(change)
+
+    async def _check_room_below(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> None:
+        """NameTooLong if a file below a directory would have no object of its new path: it could never be uploaded.
+
+        Looks at all names below, but only where the directory's own path becomes longer.
+        """
+        moved = self._tree.child(parent, name)
+        if moved is None or not moved.inode.is_dir or not new_parent.linked or not names.can_be(new_name):
+            return
+        journal, prefix = self._volume.journal, self._volume.settings.prefix
+        path, before = names.join(self._tree.path(new_parent), new_name.decode()), self._tree.path(moved)
+        if len(path.encode()) <= len(before.encode()) and names.header_size(path, {}) <= names.header_size(before, {}):
+            return
+        room = names.room_below(prefix, path)
+        for below, inode in await self._volume.seam.thread(journal.longest_below, moved.ino, room):
+            key = names.join(path, below)
+            names.check_key(prefix, names.marker(key) if inode.is_dir else key, largest_info(inode))
 
     async def _secure_replacement(self, parent: Node, name: bytes, new_parent: Node, new_name: bytes) -> None:
         """Before a file takes the name of one that is safe from power loss and not in B2, it is made as safe: else

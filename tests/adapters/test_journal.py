@@ -211,6 +211,22 @@ def test_another_schema_is_refused(path: str) -> None:
         Journal(path)
 
 
+def test_a_first_start_that_ends_after_any_transaction(path: str) -> None:
+    """Tables and the version that they are of come together: a journal that was just made is opened again, however it ended."""
+    written: list[str] = []
+
+    class Watched(Journal):
+        def _connect(self) -> sqlite3.Connection:
+            db = super()._connect()
+            db.set_trace_callback(written.append)
+            return db
+
+    Watched(path).close()
+    commits = [number for number, statement in enumerate(written) if statement.strip() == "COMMIT;"]
+    versions = [number for number, statement in enumerate(written) if "INSERT INTO meta VALUES ('schema'" in statement]
+    assert len(versions) == 1 and versions[0] < commits[0]
+
+
 def test_journal_of_an_earlier_schema_goes_on(path: str) -> None:
     """One that was written before there were hard links, extended attributes, or fsync marks is brought up to date, its
     rows kept.

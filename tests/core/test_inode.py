@@ -108,6 +108,7 @@ def test_largest_info_is_the_largest(inode: Inode, uid: int, gid: int, mtime_ns:
     """What fits with it fits whatever owner and time the file is given later, so no chown makes it unfit for B2."""
     size = names.header_size("", to_info(replace(inode, uid=uid, gid=gid, mtime_ns=mtime_ns), "0badcafe.1f", "x"))
     assert size <= names.header_size("", largest_info(inode))
+    assert names.header_size("", largest_info(replace(inode, xattrs=""))) <= names.INFO_MOST
 
 
 VALUES = st.one_of(

@@ -126,6 +126,47 @@ async def test_what_cannot_be_set(world: World, autojump_clock: object) -> None:
         await m.drained()
 
 
+@pytest.mark.parametrize("exchange", [False, True])
+async def test_directory_that_gets_a_longer_name(world: World, autojump_clock: object, exchange: bool) -> None:
+    """What is below a directory and would have no room in the header beside its new path keeps the directory where it is;
+    names that are not in memory are known too.
+    """
+    async with world.mount() as m:
+        for path in ("d", "d/e", "short", "long"):
+            await m.mkdir(path)
+        await m.mkdir("long/" + "n" * 200)
+        await m.write("d/e/x", b"content")
+        await m.setxattr("d/e/x", "user.a", b"v" * 1600)
+        await m.drained()
+    async with world.mount(listing=False) as m:
+        flags = 2 if exchange else 0
+        far = "long/" + ("n" if exchange else "m") * 200
+        for old, new in (("d", far), (far, "d")) if exchange else (("d", far),):
+            with pytest.raises(NameTooLong):
+                await m.rename(old, new, flags)
+        await m.rename("d", "short", flags)
+        await m.drained()
+        tree = await m.tree()
+        assert "short/e/x" in tree
+    assert await world.seen_by_another() == tree
+
+
+async def test_long_paths_below_a_directory_that_moves(world: World, autojump_clock: object) -> None:
+    """The same without attributes: a rename that would give a file a path longer than B2's names is refused."""
+    deep = "/".join(["s" * 200] * 4)
+    async with world.mount() as m:
+        await m.mkdir("d")
+        for end in range(1, 5):
+            await m.mkdir("d/" + "/".join(["s" * 200] * end))
+        await m.write(f"d/{deep}/x", b"content")
+        with pytest.raises(NameTooLong):
+            await m.rename("d", "d" * 250)
+        await m.rename("d", "d" * 150)
+        await m.drained()
+        tree = await m.tree()
+    assert await world.seen_by_another() == tree
+
+
 async def test_full_header_reaches_b2(world: World, autojump_clock: object) -> None:
     """What was accepted is never refused later, whatever owner and time the file is given; a longer name is refused at once."""
     async with world.mount() as m:

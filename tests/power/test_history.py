@@ -40,6 +40,8 @@ STEPS = st.one_of(
     st.tuples(st.just("rename"), PATHS, PATHS, st.sampled_from([0, 0, 0, 2])),
     st.tuples(st.just("rename"), PATHS, PATHS),
     st.tuples(st.just("unlink"), PATHS),
+    st.tuples(st.just("link"), PATHS, PATHS),
+    st.tuples(st.just("link"), PATHS, PATHS),
     st.tuples(st.just("mkdir"), PATHS),
     st.tuples(st.just("rmdir"), PATHS),
     st.tuples(st.just("symlink"), PATHS, st.just("t")),
@@ -99,8 +101,9 @@ class _Player:
         if self._held and (path := self._held_path(m)) is not None:
             row = m.volume.journal.path_inode(path)
             assert row is not None
-            self.model = Model(self.model.tree)
-            self.model.tree[path] = replace(self.model.tree[path], mtime_ns=row.mtime_ns)
+            self.model = Model(self.model.tree, self.model.ids)
+            for name in self.model.tree[path].names or (path,):
+                self.model.tree[name] = replace(self.model.tree[name], mtime_ns=row.mtime_ns)
             self.ledger.observe(m, self.model)
         self._held = 0
 
@@ -190,7 +193,10 @@ class _Player:
                 self.ledger.written_in_place(path)
 
     def _touched(self, step: Step) -> None:
-        self.ledger.touched(*[path for path in step[1:3] if isinstance(path, str)])
+        for path in step[1:3]:
+            if isinstance(path, str):
+                entry = self.model.tree.get(path)
+                self.ledger.touched(path, *(entry.names if entry is not None else ()))
 
     async def _write_synced(self, m: Mount, path: str, data: bytes) -> None:
         """As an editor does that cares: made or emptied, written, fsynced, closed."""
@@ -228,11 +234,11 @@ class _Player:
             self.point.hit()
         except BaseException:
             self.ledger.unsure(after)
-            self.ledger.touched(path)
+            self._touched(("patch", path))
             raise
         self.model = after
         self.ledger.observe(m, self.model)
-        self.ledger.touched(path)
+        self._touched(("patch", path))
         self.ledger.written_in_place(path)
 
     async def _sync_held(self, m: Mount) -> None:
