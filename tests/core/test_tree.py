@@ -323,6 +323,15 @@ def test_link() -> None:
     assert world.tree.path(node) == "d/y"
 
 
+def test_two_names_of_one_file_change_nothing_between_them() -> None:
+    """Renaming one onto the other, or exchanging them, is nothing, as POSIX and Linux have it; not replacing is EEXIST."""
+    world = World("x")
+    world.commit(world.tree.plan_link(world.node("x"), *world.parent("y"), "ab", NOW))
+    assert world.rename("x", "y") == world.rename("x", "y", exchange=True) == Change()
+    with pytest.raises(Exists):
+        world.rename("x", "y", noreplace=True)
+
+
 def test_no_link() -> None:
     """A name that is taken, a directory, a file or directory that was removed, and one of unknown content have none."""
     world = World("d/", "x", "y", "gone/", "big")

@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from b2fs.core.policy import Patterns
+from b2fs.engine.volume import Changed
 from b2fs.errors import NotPermitted
 from tests.engine.model import Model, Step, outcome, run_step
 from tests.engine.test_history import _run as run
@@ -132,8 +134,11 @@ async def test_another_host_removes_a_name(world: World, autojump_clock: object)
             await m.drained()
             world.bucket.hide_now(gone)
             world.now_ns += 10**9
+            told: list[Changed] = []
+            m.volume.on_change = told.append
             await m.refresh()
             assert not await m.exists(gone)
+            assert Changed((await m.node(left)).ino, None) in told, "its link count"
             inode = (await m.node(left)).inode
             assert (inode.nlink, inode.file_id) == (1, world.bucket.objects()[left].file_id)
             assert await m.read(left) == b"content"
@@ -141,6 +146,18 @@ async def test_another_host_removes_a_name(world: World, autojump_clock: object)
             await m.rmdir("d")
             await m.drained()
         world.forget("state")
+
+
+async def test_fsync_of_a_file_whose_other_name_wants_b2(world: World, autojump_clock: object) -> None:
+    """`remote_fsync` names one of its paths: the fsync returns when B2 has that one, by whatever name it was opened."""
+    async with world.mount(remote_fsync=Patterns(("d/*",))) as m:
+        await _two(m)
+        handle = await m.open("a", os.O_RDWR)
+        await m.files.write(handle, 0, b"CON")
+        await m.files.sync(handle)
+        assert world.bucket.content("d/b") == b"CONtent"
+        await m.close(handle)
+        await m.drained()
 
 
 async def test_another_tool_replaces_a_name(world: World, autojump_clock: object) -> None:
