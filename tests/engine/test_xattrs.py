@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from b2fs.engine.filesystem import NewAttributes
 from b2fs.errors import NameTooLong, NoAttribute, NoSpace, NotPermitted, NotSupported
 from tests.engine.world import DOWN, World
 from tests.fakes.bucket import Planted
@@ -171,6 +172,7 @@ async def test_full_header_reaches_b2(world: World, autojump_clock: object) -> N
     """What was accepted is never refused later, whatever owner and time the file is given; a longer name is refused at once."""
     async with world.mount() as m:
         await m.write("x", b"content")
+        await m.utime("x", 0)
         size = 2048
         while True:
             try:
@@ -179,6 +181,7 @@ async def test_full_header_reaches_b2(world: World, autojump_clock: object) -> N
             except NoSpace:
                 size -= 1
         await m.utime("x", -(2**61))
+        await m.files.set_attributes((await m.node("x")).ino, NewAttributes(uid=2**32 - 2, gid=2**32 - 2))
         with pytest.raises(NameTooLong):
             await m.rename("x", "xx")
         await m.drained()
