@@ -253,16 +253,20 @@ class Engine:
     async def real_path(self, path: str) -> str:
         """The path that a path of a command leads to, links followed; its last part may have been removed. NotFound."""
         try:
-            return self.volume.tree.path(await self._walk(path))
+            return (await self._walk(path))[1]
         except NotFound:
             directory, name = names.split(path)
-            return names.join(self.volume.tree.path(await self._walk(directory)), name)
+            return names.join((await self._walk(directory))[1], name)
 
-    async def _walk(self, path: str) -> Node:
-        node, parts, links = self.volume.tree.node(ROOT), path.split("/")[::-1] if path else [], 0
+    async def _walk(self, path: str) -> tuple[Node, str]:
+        """The node that a path leads to, and by which of its names."""
+        node, real, links = self.volume.tree.node(ROOT), "", 0
+        parts = path.split("/")[::-1] if path else []
         while parts:
-            child = await self.files.lookup(node.ino, parts.pop().encode())
+            name = parts.pop()
+            child = await self.files.lookup(node.ino, name.encode())
             if not child.inode.is_link:
+                real = self.volume.tree.path(child) if child.inode.is_dir else names.join(real, name)
                 node = child
                 continue
             target = await self.files.read_link(child.ino)
@@ -270,12 +274,12 @@ class Engine:
             if target.startswith("/") or links > _MAX_LINKS:
                 raise NotFound(f"{path}: the link {self.volume.tree.path(child)} leads out of the mount, or nowhere")
             parts += [part for part in target.split("/")[::-1] if part]
-        return node
+        return node, real
 
     async def path_status(self, path: str) -> dict[str, Any]:
         """Where the content of a path is. NotFound."""
-        node = await self._walk(path)
-        return {"path": self.volume.tree.path(node), **self.file_status(node)}
+        node, real = await self._walk(path)
+        return {"path": real, **self.file_status(node)}
 
     def file_status(self, node: Node) -> dict[str, Any]:
         """Where the content of a node is: `state` is scratch, staged, uploading or in-b2 (DESIGN.md §3)."""

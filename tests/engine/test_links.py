@@ -30,6 +30,7 @@ async def _two(m: Mount, data: bytes = b"content") -> None:
     await m.link("a", "d/b")
 
 
+@pytest.mark.parametrize("order", range(3), indirect=True)
 @pytest.mark.parametrize("drained", [False, True])
 @pytest.mark.parametrize("data", [b"", b"content", LARGE], ids=["empty", "small", "large"])
 async def test_second_name(world: World, autojump_clock: object, data: bytes, drained: bool) -> None:
@@ -66,6 +67,7 @@ CHANGES: dict[str, Callable[[Mount], Awaitable[None]]] = {
 }
 
 
+@pytest.mark.parametrize("order", range(3), indirect=True)
 @pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("case", CHANGES)
 async def test_change_by_one_name(world: World, autojump_clock: object, case: str, restart: bool) -> None:
@@ -157,6 +159,20 @@ async def test_fsync_of_a_file_whose_other_name_wants_b2(world: World, autojump_
         await m.files.sync(handle)
         assert world.bucket.content("d/b") == b"CONtent"
         await m.close(handle)
+        await m.drained()
+
+
+async def test_flush_is_about_the_name_that_was_asked_for(world: World, autojump_clock: object) -> None:
+    """`b2fs flush d/b` returns when B2 has that name, not only the file's first one; links to it are followed."""
+    async with world.mount(upload=True, quiet_s=1000.0, max_dirty_age_s=2000.0) as m:
+        await _two(m)
+        await m.symlink("l", "d/b")
+        for asked in ("d/b", "l", "d/../d/b"):
+            assert await m.engine.real_path(asked) == "d/b"
+            assert (await m.engine.path_status(asked))["path"] == "d/b"
+        assert await m.engine.real_path("a") == "a"
+        assert await m.engine.drain(await m.engine.real_path("l"), 60.0) == []
+        assert "d/b" in world.bucket.files()
         await m.drained()
 
 

@@ -697,6 +697,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/core/test_tree.py::test_no_link",),
     ),
     Row(
+        "link: a flush is about the name that was asked for",
+        "b2fs/engine/engine.py",
+        "self.volume.tree.path(child) if child.inode.is_dir else names.join(real, name)",
+        "self.volume.tree.path(child)",
+        ("tests/engine/test_links.py::test_flush_is_about_the_name_that_was_asked_for",),
+    ),
+    Row(
         "first start: tables and version come together",
         "b2fs/adapters/journal.py",
         "{_LINKED} {version} COMMIT",
