@@ -36,6 +36,12 @@ programs: TIME = 60s
 programs: install-test ## git, SQLite, rsync, fio, … on a mount, the long form (TIME=60s for each stress test)
 	@PROGRAMS_TIME=$(TIME) $(BIN)/pytest tests/programs
 
+EXAMPLES ?= 2000
+.PHONY: differential
+differential: install-test ## random operations on a mount and on a plain directory must agree (EXAMPLES=2000 SEED=a number to repeat)
+	@echo "SEED=$(SEED)"
+	@EXAMPLES=$(EXAMPLES) SEED=$(SEED) $(BIN)/pytest -x -o faulthandler_timeout=0 tests/differential
+
 .PHONY: check
 check: lint test ## lint and test: what must pass before a commit
 
