@@ -2,6 +2,7 @@
 
 Rules
   `expect` says what a call comes to on the plain directory and on the mount; a deviation that went away fails here.
+  ext4 is what is deviated from: a plain directory on another file system is not looked at.
 """
 
 from __future__ import annotations
@@ -38,8 +39,14 @@ _FS_IOC_GETFLAGS = 0x80086601
 
 @pytest.fixture
 def expect(root: Path, target: str) -> Expect:
+    shown = subprocess.run(["stat", "-f", "-c", "%T", "."], capture_output=True, check=True, text=True).stdout
+    is_ext4 = shown.strip() == "ext2/ext3"  # all three have one number
+
     def check(found: Any, *, plain: Any, mount: Any) -> None:
-        assert found == (mount if target == "mount" else plain)
+        if target == "mount":
+            assert found == mount
+        elif is_ext4:
+            assert found == plain
 
     return check
 
