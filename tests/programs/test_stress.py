@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.hosts import Host
-from tests.programs.support import KEEPS_LINKS, KEEPS_XATTRS, LONG_S, move, run
+from tests.programs.support import KEEPS_LINKS, KEEPS_XATTRS, LONG_S, move, run, same
 from tests.tree import tree
 
 # ---------------------------------------------------------------- fio
@@ -48,7 +48,9 @@ def test_fio(host: Host, engine: str) -> None:
         fio(host.path, names[way], f"--ioengine={engine}", *options)
         if LONG_S:
             fio(host.path, "long", f"--ioengine={engine}", *options, "--time_based", f"--runtime={LONG_S // len(WAYS)}")
+    left = tree(host.path)
     move(host)
+    same(left, host.path)
     for way, options in WAYS.items():
         fio(host.path, names[way], "--ioengine=psync", "--verify_only", *options)
 
