@@ -251,17 +251,18 @@ class Journal:
         except OSError as error:
             raise ReadOnly(f"the journal's log cannot be put on stable storage: {error}") from error
 
-    def checkpoint(self) -> None:
-        """Move the log into the database, and empty it. Waits for the disk; any thread.
+    def checkpoint(self, empty: bool = False) -> None:
+        """Move the log into the database, as far as nobody reads it. Waits for the disk; any thread.
 
-        Most of it goes while others commit. They wait for the rest, a few rows as a rule: while somebody always
-        writes, the log has no end otherwise. If somebody reads just now, it is emptied another time.
+        While somebody always writes, the log has no end by that: with `empty` it is cut to nothing afterwards. Commits wait
+        for that, a few rows and a sync as a rule. If somebody reads just now, it is emptied another time.
 
         NoSpace, ReadOnly: the log stays, nothing is lost.
         """
         with self._reading, self._errors():
             self._reader.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            self._reader.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if empty:
+                self._reader.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def log_size(self) -> int:
         return os.fstat(self._wal).st_size

@@ -42,6 +42,8 @@ _MAX_LINKS = 40
 """Symbolic links in one path, as in the kernel."""
 _LOG_LIMIT = 4 * 1024 * 1024
 """Bytes of the journal's log after which it is moved into the database."""
+_LOG_MOST = 64 * 1024 * 1024
+"""Bytes after which it is emptied too, though commits wait for that: what a storm of small files makes in some seconds."""
 
 
 def open_state(directory: str, *, existing: bool = False) -> tuple[Disk, Journal]:
@@ -141,9 +143,10 @@ class Engine:
         while True:
             volume.trend.sample(trio.current_time(), volume.budget.used)
             await trio.sleep(_HOUSEKEEPING_S)
-            if volume.seam.inline(volume.journal.log_size) > _LOG_LIMIT:
+            size = volume.seam.inline(volume.journal.log_size)
+            if size > _LOG_LIMIT:
                 try:
-                    await volume.seam.thread(volume.journal.checkpoint)
+                    await volume.seam.thread(volume.journal.checkpoint, size > _LOG_MOST)
                 except B2fsError as error:
                     log.warning("the journal's log cannot be shortened: %s", error)
 
