@@ -24,7 +24,7 @@ from tests import calls
 from tests.differential.rig import Rig
 from tests.differential.side import Reading, Side, changes, names_in
 
-HARD_LINKS = False
+HARD_LINKS = True
 """Whether the mount has hard links (today link is EPERM)."""
 
 _NAMES = ("a", "A", "\u00e9", "e\u0301")

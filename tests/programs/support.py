@@ -27,9 +27,9 @@ CLOCK_NS = 1_735_689_600_000_000_000
 """2025-01-01. The jobs set times before it; later ones come from the clock, and differ between two runs."""
 LONG_AGO_NS = 1_600_000_000_123_456_789
 
-KEEPS_LINKS = False
+KEEPS_LINKS = True
 """Does the mount have hard links? `test_what_the_mount_keeps` fails when this is no longer true."""
-KEEPS_XATTRS = False
+KEEPS_XATTRS = True
 """Does the mount keep extended attributes? The same test watches it."""
 
 
