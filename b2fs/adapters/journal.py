@@ -96,8 +96,8 @@ _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
 _ROW = "(" + ", ".join("?" * 19) + ")"
 _FULL = 1024 * 1024
 """Fewer free bytes than this explain an I/O error."""
-_CHECKPOINT_WAIT_MS = 100
-"""How long a checkpoint may wait for who reads or commits: those that come after it wait as long."""
+_PATIENCE_MS = 30_000
+"""How long a connection waits for another one's lock."""
 _ID_BLOCK = 4096
 """Numbers that the counter takes from the database at once; a crash skips what is left of them."""
 
@@ -135,7 +135,6 @@ class Journal:
                 self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} {_LINKED} {version} COMMIT;")
             self._migrate()
             self._reader = self._connect()
-            self._reader.execute(f"PRAGMA busy_timeout = {_CHECKPOINT_WAIT_MS}")
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                 raise StateError(f"{path} is not a b2fs journal ({error})") from error
@@ -159,7 +158,7 @@ class Journal:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(
-            self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=30
+            self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=_PATIENCE_MS / 1000
         )
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # `sync` does what FULL would do on every commit
@@ -251,18 +250,32 @@ class Journal:
         except OSError as error:
             raise ReadOnly(f"the journal's log cannot be put on stable storage: {error}") from error
 
-    def checkpoint(self, empty: bool = False) -> None:
+    def checkpoint(self) -> None:
         """Move the log into the database, as far as nobody reads it. Waits for the disk; any thread.
 
-        While somebody always writes, the log has no end by that: with `empty` it is cut to nothing afterwards. Commits wait
-        for that, a few rows and a sync as a rule. If somebody reads just now, it is emptied another time.
+        While somebody always writes, the log grows on all the same: see `empty_log`.
 
         NoSpace, ReadOnly: the log stays, nothing is lost.
         """
         with self._reading, self._errors():
             self._reader.execute("PRAGMA wal_checkpoint(PASSIVE)")
-            if empty:
-                self._reader.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def empty_log(self) -> None:
+        """Cut the log to nothing, right after a checkpoint: then a few rows are left to move. The thread that commits,
+        so that the log is never cut under a commit; it waits for the disk once, and for nobody: if somebody reads just
+        now, the log is emptied another time.
+
+        NoSpace, ReadOnly: the log stays, nothing is lost.
+        """
+        with self._errors():
+            self._db.execute("PRAGMA busy_timeout = 0")
+            try:
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                    raise
+            finally:
+                self._db.execute(f"PRAGMA busy_timeout = {_PATIENCE_MS}")
 
     def log_size(self) -> int:
         return os.fstat(self._wal).st_size

@@ -43,7 +43,8 @@ _MAX_LINKS = 40
 _LOG_LIMIT = 4 * 1024 * 1024
 """Bytes of the journal's log after which it is moved into the database."""
 _LOG_MOST = 64 * 1024 * 1024
-"""Bytes after which it is emptied too, though commits wait for that: what a storm of small files makes in some seconds."""
+"""Bytes after which it is emptied too, though everybody waits a sync for that: what a storm of small files makes in
+some seconds."""
 
 
 def open_state(directory: str, *, existing: bool = False) -> tuple[Disk, Journal]:
@@ -146,7 +147,9 @@ class Engine:
             size = volume.seam.inline(volume.journal.log_size)
             if size > _LOG_LIMIT:
                 try:
-                    await volume.seam.thread(volume.journal.checkpoint, size > _LOG_MOST)
+                    await volume.seam.thread(volume.journal.checkpoint)
+                    if size > _LOG_MOST:
+                        volume.seam.inline(volume.journal.empty_log)
                 except B2fsError as error:
                     log.warning("the journal's log cannot be shortened: %s", error)
 

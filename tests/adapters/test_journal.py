@@ -156,13 +156,14 @@ def test_checkpoint_empties_the_log(journal: Journal) -> None:
         journal.set_ignored(key, "why")
     reading = journal.ignored()
     next(reading)
-    journal.checkpoint(empty=True)
+    journal.checkpoint()
+    journal.empty_log()
     assert journal.log_size() > 0
     journal.commit(Change(gone=[6]))
     assert len(list(reading)) == 2
     journal.checkpoint()
     assert journal.log_size() > 0, "it is used again from its beginning"
-    journal.checkpoint(empty=True)
+    journal.empty_log()
     assert journal.log_size() == 0
     journal.commit(Change(blobs=[Blob("c", 1, 1)]))
     assert (journal.inode(5), journal.inode(6), journal.blob("c")) == (WHOLE.inodes[0], None, Blob("c", 1, 1))
