@@ -147,6 +147,8 @@ class Journal:
                 f"{path} has schema {self.meta('schema')}, this b2fs reads {SCHEMA_VERSION}: use the b2fs that wrote it"
             )
         self._reading = threading.Lock()
+        self._moved = -1
+        """`total_changes` of the connection that commits, when the last checkpoint had ended."""
         self._wal = os.open(path + "-wal", os.O_RDONLY)
         self._next = self._end = int(self.meta("counter") or "2")
 
@@ -253,12 +255,17 @@ class Journal:
     def checkpoint(self) -> None:
         """Move the log into the database, as far as nobody reads it. Waits for the disk; any thread.
 
-        While somebody always writes, the log grows on all the same: see `empty_log`.
+        While somebody always writes, the log grows on all the same: see `empty_log`. Does nothing if nothing was written
+        since the last one: SQLite before 3.51.3 could lose commits when one that finds the log moved already meets the
+        commit that begins it anew (sqlite.org/wal.html, "The WAL-reset bug"; a storm of writes under power cuts showed it).
 
         NoSpace, ReadOnly: the log stays, nothing is lost.
         """
         with self._reading, self._errors():
+            if self._db.total_changes == self._moved:
+                return
             self._reader.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            self._moved = self._db.total_changes
 
     def empty_log(self) -> None:
         """Cut the log to nothing, right after a checkpoint: then a few rows are left to move. The thread that commits,

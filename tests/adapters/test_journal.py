@@ -169,6 +169,20 @@ def test_checkpoint_empties_the_log(journal: Journal) -> None:
     assert (journal.inode(5), journal.inode(6), journal.blob("c")) == (WHOLE.inodes[0], None, Blob("c", 1, 1))
 
 
+def test_checkpoint_is_for_what_is_new(journal: Journal) -> None:
+    """A second one in a row does nothing (SQLite's WAL-reset bug); after another commit there is one again."""
+    asked: list[str] = []
+    journal._reader.set_trace_callback(asked.append)
+    journal.commit(WHOLE)
+    journal.checkpoint()
+    journal.checkpoint()
+    assert len(asked) == 1
+    journal.commit(Change(gone=[6]))
+    journal.checkpoint()
+    assert len(asked) == 2
+    journal._reader.set_trace_callback(None)
+
+
 def test_numbers_never_repeat(path: str) -> None:
     """They only grow, across blocks and restarts, also when the last run never said goodbye."""
     seen = 1
