@@ -158,6 +158,13 @@ _FLAGS = {
 }
 
 
+def _linking(path: str) -> Any:
+    os.link(path, "here/further")
+    found = os.lstat(path).st_nlink, os.path.samestat(os.lstat(path), os.lstat("here/further"))
+    os.unlink("here/further")
+    return found
+
+
 def _lstat(path: str) -> Any:
     found = os.lstat(path)
     return stat.filemode(found.st_mode), found.st_uid, found.st_gid, found.st_nlink, found.st_rdev
@@ -205,6 +212,8 @@ CALLS: dict[str, Callable[[str], Any]] = {
     "mknod block": lambda path: os.mknod(path, 0o666 | stat.S_IFBLK, os.makedev(7, 99)),
     "mknod socket": lambda path: os.mknod(path, 0o666 | stat.S_IFSOCK),
     "bind": make_socket,
+    "link from": _linking,
+    "link to": lambda path: os.link("there/file", path),
     "symlink": lambda path: os.symlink("target", path),
     "symlink empty": lambda path: os.symlink("", path),
     "readlink": os.readlink,
