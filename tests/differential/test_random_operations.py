@@ -14,7 +14,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.differential.machine import Machine
 from tests.differential.rig import Rig
 
-_EXAMPLES = int(os.environ.get("EXAMPLES", "200"))
+_EXAMPLES = int(os.environ.get("EXAMPLES", "80"))
 _SEED = int(os.environ.get("SEED", "0"))
 _BATCH = 40
 """After so many examples a second host looks at them."""

@@ -23,7 +23,7 @@ def test_rsync(host: Host, plain: Path) -> None:
     if KEEPS_XATTRS:
         os.setxattr(plain / LARGE, "user.colour", b"green")
     if KEEPS_LINKS:
-        os.link(plain / LARGE, plain / "large too.bin")
+        os.link(plain / LARGE, plain / "z.bin")
     target = host.path / "copy"
     assert LARGE in rsync(plain, target)
     assert rsync(plain, target) == ""
