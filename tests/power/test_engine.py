@@ -458,6 +458,19 @@ async def test_a_stop_does_not_make_frozen_content_safe(cut: Cut, autojump_clock
     await cut.everywhere(is_one_of("a", None, *program.states[1:]))
 
 
+async def test_a_checkpoint_comes_between(cut: Cut, autojump_clock: MockClock) -> None:
+    """What an fsync had acknowledged is there after a checkpoint, and after the commits that begin the log anew behind it."""
+    async with cut.world.mount() as m:
+        await write_synced(m, "a", OLD)
+        m.volume.journal.checkpoint()
+        await write_synced(m, "b", NEW)
+
+        async def check(after: Mount) -> None:
+            assert (await content(after, "a"), await content(after, "b")) == (OLD, NEW)
+
+        await cut.everywhere(check)
+
+
 async def test_a_confirmed_upload(cut: Cut, autojump_clock: MockClock) -> None:
     """Right after B2 confirmed an fsynced file: it is there, and is not uploaded a second time."""
     async with cut.world.mount() as m:
