@@ -257,7 +257,7 @@ class Journal:
 
         While somebody always writes, the log grows on all the same: see `empty_log`. Does nothing if nothing was written
         since the last one: SQLite before 3.51.3 could lose commits when one that finds the log moved already meets the
-        commit that begins it anew (sqlite.org/wal.html, "The WAL-reset bug"; a storm of writes under power cuts showed it).
+        commit that begins it anew (sqlite.org/wal.html, "The WAL-reset bug").
 
         NoSpace, ReadOnly: the log stays, nothing is lost.
         """
