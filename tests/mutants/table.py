@@ -484,7 +484,7 @@ ROWS: tuple[Row, ...] = (
         "b2fs/core/merge.py",
         "    if row.generation >= began:\n        return False",
         "    pass",
-        ("tests/engine/test_bucket_changes.py::test_stale_listing_cannot_undo_what_we_did",),
+        ("tests/core/test_merge.py::test_what_we_wrote_after_the_listing_began_wins",),
     ),
     Row(
         "faults: an outage at a start is waited out",
