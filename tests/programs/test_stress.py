@@ -36,7 +36,14 @@ def fio(folder: Path, name: str, *options: str) -> None:
     size = LONG_SIZE if LONG_S else QUICK_SIZE
     run(
         *("fio", f"--name={name}", f"--directory={folder}", f"--size={size}", f"--numjobs={JOBS}", "--fallocate=none"),
-        *("--verify=crc32c", "--verify_fatal=1", "--group_reporting", "--output-format=terse", *options),
+        *(
+            "--verify=crc32c",
+            "--verify_fatal=1",
+            "--verify_state_save=0",
+            "--group_reporting",
+            "--output-format=terse",
+            *options,
+        ),
     )
 
 
