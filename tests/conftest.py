@@ -5,7 +5,7 @@ Rules
   B2FS_REQUIRE_FUSE=1 (set by .ci/run) it fails instead.
   A test of a program that install.sh does not bring (`program`) is skipped and counted where there is none.
   The session has a temporary directory of its own, and adopts every orphan: at the end there is no mount
-  below that directory, no process and no file in it, or the session fails.
+  below that directory, no process and no file in it, or the session fails. With `pytest -n`, each process has its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -88,8 +89,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     _left_behind.extend(f"process {pid}: {line}" for pid, line in _remaining_children().items())
     _left_behind.extend(f"file {entry.path}" for entry in os.scandir(scratch))
     shutil.rmtree(scratch, ignore_errors=True)
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["b2fs"] = (_left_behind, dict(_skipped), dict(_without))
     if _left_behind and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """One of several processes (`pytest -n`) has ended: what it would have told at its own end."""
+    left_behind, skipped, without = getattr(node, "workeroutput", {}).get("b2fs", ([], {}, {}))
+    _left_behind.extend(left_behind)
+    _skipped.update(skipped)
+    _without.update(without)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

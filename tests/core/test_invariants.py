@@ -348,7 +348,6 @@ def test_sums() -> None:
         ("empty/.bzEmpty", lambda s: s.set(4, uid=2)),
         ("empty/.bzEmpty", lambda s: s.rows.objects.pop("empty/.bzEmpty")),
     ],
-    ids=str,
 )
 def test_lost_intent(key: str, damage: Damage) -> None:
     """A name whose object is not as it says, and no intent: for content, attributes, links and directories."""
