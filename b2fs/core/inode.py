@@ -50,6 +50,8 @@ _LARGEST_ID = (1 << 32) - 1
 _LONGEST_TIME = -(1 << 63) + 1
 _LONGEST_OPERATION = "00000000.ffffffffffffffff"
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK)
+_LONGEST_TARGET = 4095
+"""Bytes of a symlink's target (PATH_MAX without its NUL): a larger object is none, whatever its fileInfo says."""
 _LINK_ROOM = 400
 """Bytes of the header that a symlink's target may take; a longer one is in the body alone."""
 
@@ -71,7 +73,8 @@ class Inode(msgspec.Struct, frozen=True):
     target: str = ""
     """Symlinks: where they point, '' when only the object's body knows."""
     file_id: str = ""
-    """Files: the version that holds the content, '' if it was never uploaded. The base of what follows."""
+    """All but directories: the version that holds the content (of a symlink, its target), '' if it was never uploaded. The
+    base of what follows."""
     sha1: str = ""
     """SHA-1 of the staged content, else of the version `file_id`; '' if unknown."""
     staged: int = 0
@@ -138,7 +141,7 @@ def to_info(inode: Inode, operation: str, key: str) -> dict[str, str]:
     if inode.link:
         packed += f";l={_link_field(inode.link, key)}"
     info = {INFO_MTIME: str(millis), INFO_B2FS: f"{packed};o={operation}"}
-    if inode.is_link and names.header_size("", {INFO_LINK: inode.target}) <= _LINK_ROOM:
+    if inode.target and names.header_size("", {INFO_LINK: inode.target}) <= _LINK_ROOM:
         info[INFO_LINK] = inode.target
     if inode.xattrs:
         info[INFO_XATTR] = inode.xattrs
@@ -176,6 +179,11 @@ def operation_of(info: Mapping[str, str]) -> str:
     return _fields(info.get(INFO_B2FS, "")).get("o", "")
 
 
+def link_of(described: str) -> str:
+    """The link id in `attributes`, '' if there is none."""
+    return _fields(described).get("l", "")
+
+
 def _link_field(link: str, key: str) -> str:
     return f"{link}.{hashlib.sha1(key.encode(errors='replace'), usedforsecurity=False).hexdigest()[:_CHECKSUM]}"
 
@@ -191,7 +199,8 @@ def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
     is_marker = names.marked_directory(version.key) is not None
     fallback = stat.S_IFDIR | defaults.dir_mode if is_marker else stat.S_IFREG | defaults.file_mode
     mode = max(0, _number(fields.get("m", ""), 8))
-    if stat.S_ISDIR(mode) != is_marker or stat.S_IFMT(mode) not in _TYPES:
+    is_odd = stat.S_ISLNK(mode) and version.size > _LONGEST_TARGET
+    if stat.S_ISDIR(mode) != is_marker or stat.S_IFMT(mode) not in _TYPES or is_odd:
         mode = fallback
     mtime_ns = _mtime_ns(version, fields)
     uid, gid, rdev = (_number(fields.get(name, "")) for name in "ugd")

@@ -313,13 +313,17 @@ class FileSystem:
         return node
 
     async def read_link(self, ino: int) -> str:
+        """A symlink's target. What another tool wrote and is no UTF-8 has surrogates, and stays in its version alone."""
         node = self._tree.node(ino)
         inode = node.inode
         if not inode.is_link:
             raise Invalid("not a symbolic link")
         if not inode.target:
             data = bytes(await self._content.read(node, 0, inode.size))
-            node.inode = replace(node.inode, target=data.decode("utf-8", "surrogateescape"))
+            try:
+                node.inode = replace(node.inode, target=data.decode())
+            except UnicodeDecodeError:
+                return data.decode("utf-8", "surrogateescape")
         return node.inode.target
 
     # ------------------------------------------------------------ files

@@ -321,7 +321,8 @@ class Listing:
             inode = self._row(found.ino)
             if inode.scratch or inode.staged or attributes(inode) != attributes(described):
                 continue
-            if not inode.is_file or (inode.size, inode.sha1) == (described.size, described.sha1 or "unknown"):
+            has_body = inode.is_file or inode.is_link
+            if not has_body or (inode.size, inode.sha1) == (described.size, described.sha1 or "unknown"):
                 return inode
         return None
 
@@ -368,9 +369,9 @@ class Listing:
         if parent is not None and names.marked_directory(key) is None:
             await self._settled(parent)
             old = self._lookup(parent, name.encode())
-            if old is not None and self._is_written(old.ino):
+            if volume.schedule.covers(key) or (old is not None and self._is_written(old.ino)):
                 return
-            if old is not None and (old.file_id == row.file_id or old.link):  # linked: it may live at another name
+            if old is not None and _is_at(old, row):
                 change.unlinks.append((parent, name.encode()))
                 self._lose(change, old, key)
         volume.commit(change)
@@ -496,3 +497,10 @@ class Listing:
 
     def ignored(self) -> Iterable[tuple[str, str]]:
         return self._volume.journal.ignored()
+
+
+def _is_at(inode: Inode, row: ObjectRow) -> bool:
+    """Whether a name that is in line with the bucket is there for the object of `row`: a directory is not, and neither is
+    a file that lives elsewhere, unless that is at another name of it.
+    """
+    return not inode.is_dir and (inode.file_id == row.file_id or inode.link != "" or not inode.is_file)

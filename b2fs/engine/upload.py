@@ -29,7 +29,7 @@ from msgspec.structs import replace
 from b2fs.core import chunks, names
 from b2fs.core.bucket import Version
 from b2fs.core.change import Change, ObjectRow
-from b2fs.core.inode import Inode, attributes, content_type, from_version, operation_of, to_info
+from b2fs.core.inode import Inode, attributes, content_type, from_version, link_of, operation_of, to_info
 from b2fs.core.tree import Node
 from b2fs.core.writeback import Entry, Step, plan
 from b2fs.engine import retry
@@ -217,20 +217,32 @@ class Uploader:
         return None
 
     def _needed_by(self, key: str, row: ObjectRow | None, node: Node | None) -> Inode | None:
-        """A file that lives in the version at `key`. One that has lost this name, and that B2 has at another of its names
-        too, moves there: what it lost is going to be hidden or overwritten.
+        """A file that lives in the version at `key`, or whose new name may be what became of this one. A file that has lost
+        this name, and that B2 has at another of its names too, moves there: what it lost is going to be hidden or overwritten.
         """
         volume = self._volume
-        found = volume.journal.lives_in(row.file_id) if row is not None and row.file_id else None
-        if found is None or row is None or (node is not None and node.ino == found.ino):
-            return found
-        known = volume.tree.nodes.get(found.ino)
-        inode = known.inode if known is not None else found
-        home = volume.other_home(inode, key)
-        if not home:
-            return found
-        volume.commit(Change(inodes=[replace(inode, file_id=home)]))
-        self._cache.rename(row.file_id, home)
+        if row is None or not row.file_id:
+            return None
+        found = volume.journal.lives_in(row.file_id)
+        if found is not None and (node is None or node.ino != found.ino):
+            known = volume.tree.nodes.get(found.ino)
+            inode = known.inode if known is not None else found
+            home = volume.other_home(inode, key)
+            if home:
+                volume.commit(Change(inodes=[replace(inode, file_id=home)]))
+                self._cache.rename(row.file_id, home)
+                found = None
+        return self._renamed(row) if found is None and node is None else found
+
+    def _renamed(self, row: ObjectRow) -> Inode | None:
+        """A file of several names that had the one of `row`, and has one that B2 does not know for a name of it yet."""
+        journal = self._volume.journal
+        for inode in journal.linked(link_of(row.attributes)):
+            for key in journal.keys_of(inode.ino):
+                other = journal.object(key)
+                is_there = other is not None and link_of(other.attributes) == inode.link
+                if not is_there and self._volume.schedule.covers(key):
+                    return inode
         return None
 
     async def _is_newest(self, row: ObjectRow | None) -> bool:
@@ -263,10 +275,11 @@ class Uploader:
         volume = self._volume
         info, kind = to_info(live, self._operation(generation), key), content_type(live)
         names.check_key(volume.settings.prefix, key, info)
-        own = 0
-        if live.is_file and live.size and live.staged:
+        own, is_clean = 0, False
+        if live.size and live.staged:
             path, size, sha1 = volume.disk.staged_path(live.staged), live.size, live.sha1
-        elif live.is_file and live.size:
+        elif live.size and not live.target:
+            is_clean = True
             own, size = volume.journal.next_number(), live.size
             try:
                 path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
@@ -275,7 +288,7 @@ class Uploader:
             volume.budget.set(own, size)  # held until B2 has it, whatever the eviction does
             sha1 = live.sha1
         else:
-            data = live.target.encode() if live.is_link else b""
+            data = live.target.encode()
             own, size, sha1 = volume.journal.next_number(), len(data), _sha1(data)
             try:
                 path = volume.seam.inline(volume.disk.make_staged, own, data)
@@ -286,7 +299,7 @@ class Uploader:
             sha1 = sha1 or await self._content.sha1(path, size)
             version = await volume.bucket.upload(key, path, size, sha1, info, kind, resume)
         except Damaged:
-            if not own or not live.size:
+            if not is_clean:
                 raise
             self._cache.lose(live.file_id)  # clean content that the disk has spoilt: B2 has it
             return await self._copy(key, generation, live, resume=resume)
@@ -335,7 +348,7 @@ class Uploader:
         if not named:
             change.dirty.append(key)  # a directory above it was moved meanwhile: what came here must go again
         now = node.inode
-        if row is None or not live.is_file or not _holds(now, live, row, named):
+        if row is None or live.is_dir or not _holds(now, live, row, named):
             volume.commit(change)
             return
         synced = now.synced if now.synced == now.scratch else 0

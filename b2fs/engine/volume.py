@@ -124,6 +124,10 @@ class Volume:
         self.give_way: Callable[[int], bool] = lambda size: False
         """Frees so many bytes of a full disk, if it can; set by the cache."""
         self._loading: dict[int, trio.Event] = {}
+        self._overtaken: set[int] = set()
+        """While directories are being loaded: inodes that were changed without being in memory, and directories whose names
+        were. What was read of them may be older.
+        """
 
     def _make_root(self) -> Inode:
         now, defaults = self.now_ns(), self.settings.defaults
@@ -161,6 +165,9 @@ class Volume:
             self._give_up(error)
             raise
         self.tree.apply(change)
+        if self._loading:
+            self._overtaken.update(inode.ino for inode in change.inodes if inode.ino not in self.tree.nodes)
+            self._overtaken.update(parent for parent, *_ in (*change.links, *change.unlinks))
         for intent in change.intents:
             self._schedule(intent)
 
@@ -282,10 +289,19 @@ class Volume:
             done = self._loading[node.ino] = trio.Event()
             try:
                 rows = await self.seam.thread(self.journal.load_directory, node.ino)
-                self.tree.load(node, rows)
+                while node.ino in self._overtaken:
+                    self._overtaken.discard(node.ino)
+                    rows = await self.seam.thread(self.journal.load_directory, node.ino)
+                self.tree.load(node, [(name, self._newest(inode)) for name, inode in rows])
             finally:
                 del self._loading[node.ino]
+                if not self._loading:
+                    self._overtaken.clear()
                 done.set()
+
+    def _newest(self, inode: Inode) -> Inode:
+        """The row of an inode that has a name, if it was changed since it was read: a file's other name may have gone."""
+        return (self.journal.inode(inode.ino) or inode) if inode.ino in self._overtaken else inode
 
     def is_loading(self, ino: int) -> bool:
         return ino in self._loading
