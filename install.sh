@@ -60,6 +60,7 @@ missing_packages() {
             have $program || echo $program
         done
         have ex || echo vim-tiny
+        have setfattr || echo attr
     fi
 }
 

@@ -66,6 +66,7 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("requests by class", classes),
         ("request bodies", f"{show_size(requests['sent'])} sent, {show_size(requests['received'])} received"),
         ("names", f"{names['inodes']} inodes, {names['directories_loaded']} directories loaded"),
+        ("event loop", render.count(answer["loop"]["tasks"], "task")),
     ]  # fmt: skip
     by_number = sorted(requests["calls"].items(), key=lambda item: (-item[1], item[0]))
     return rows + [(f"  {call}", str(number)) for call, number in by_number]

@@ -26,6 +26,8 @@ USER = b"user."
 STATE = b"user.b2fs."
 _EMPTY_SPACES = (b"security.", b"trusted.")
 """Name spaces that exist, and in which nothing is ever set."""
+_NAME_MAX = 255
+"""Bytes of a name (Linux's XATTR_NAME_MAX)."""
 _BETWEEN = "~_"
 _PACKED = "~~"
 
@@ -64,10 +66,15 @@ def unpack(text: str) -> dict[bytes, bytes]:
     try:
         parts = _packed(text) if text.startswith(_PACKED) else [_bytes(part) for part in text.split(_BETWEEN)]
         pairs = zip(parts[::2], parts[1::2], strict=True)
-        found = {USER + name: value for name, value in pairs if name}
+        found = {USER + name: value for name, value in pairs if _can_be(USER + name)}
     except (ValueError, msgspec.MsgspecError):
         return {}
     return found if pack(found) == text else {}
+
+
+def _can_be(name: bytes) -> bool:
+    """Whether a program could have set it."""
+    return name != USER and not name.startswith(STATE) and b"\0" not in name and len(name) <= _NAME_MAX
 
 
 def _escaped(part: bytes) -> str:

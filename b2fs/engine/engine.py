@@ -204,6 +204,7 @@ class Engine:
                 "inodes": len(volume.tree.nodes),
                 "directories_loaded": sum(1 for _ in volume.tree.loaded()),
             },
+            "loop": {"tasks": trio.lowlevel.current_statistics().tasks_living},
         }  # fmt: skip
 
     def dirty(self) -> dict[str, Any]:

@@ -500,7 +500,7 @@ class Listing:
 
 
 def _is_at(inode: Inode, row: ObjectRow) -> bool:
-    """Whether a name that is in line with the bucket is there for the object of `row`: a directory is not, and neither is
-    a file that lives elsewhere, unless that is at another name of it.
+    """Whether a name that is in line with the bucket is there for the object of `row`: of a file with several names another
+    version may be the home.
     """
-    return not inode.is_dir and (inode.file_id == row.file_id or inode.link != "" or not inode.is_file)
+    return inode.file_id == row.file_id or inode.link != ""

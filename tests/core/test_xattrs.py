@@ -52,6 +52,13 @@ def test_foreign_text_never_fails(text: str) -> None:
     assert not found or xattrs.pack(found) == text
 
 
+@pytest.mark.parametrize("name", [b"", b"b2fs.state", b"a\0b", b"x" * 251])
+def test_foreign_name_that_none_could_set(name: bytes) -> None:
+    """A text with a name that no program can set, or that b2fs itself answers, says nothing: copies of it would fail."""
+    assert xattrs.unpack(xattrs.pack({b"user." + name: b"1", b"user.x": b"2"})) == {}
+    assert xattrs.unpack(xattrs.pack({b"user.x": b"2", b"user." + b"x" * 250: b"1"})) != {}
+
+
 @pytest.mark.parametrize(
     ("name", "get", "change", "remove"),
     [

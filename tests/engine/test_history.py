@@ -82,17 +82,12 @@ class _Player:
         self.model = Model()
 
     async def step(self, m: Mount, step: Step) -> None:
-        if self._through_a_link(step):
+        if through_a_link(self.model, step):
             return
         self.world.now_ns += 1_000_000_007
         expected_tree, expected = outcome(self.model, step, self.world.now_ns)
         assert await run_step(m, step) is expected, step
         self.model = expected_tree
-
-    def _through_a_link(self, step: Step) -> bool:
-        """The kernel opens what a link points to; the engine is never asked to write to the link itself."""
-        entry = self.model.tree.get(step[1])
-        return step[0] in ("write", "patch", "truncate") and entry is not None and entry.mode & 0o170000 == 0o120000
 
     async def event(self, m: Mount, event: Step) -> None:
         if event[0] == "wait":
@@ -118,6 +113,12 @@ class _Player:
         await m.refresh()
         assert await m.tree() == self.model.tree
         check_bucket(self.world, self.model.tree)
+
+
+def through_a_link(model: Model, step: Step) -> bool:
+    """The kernel opens what a link points to; the engine is never asked to write to the link itself."""
+    entry = model.tree.get(step[1])
+    return step[0] in ("write", "patch", "truncate") and entry is not None and entry.mode & 0o170000 == 0o120000
 
 
 def check_bucket(world: World, tree: Tree) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import trio
-import trio.testing
 
 from b2fs.core.inode import INFO_B2FS
-from tests.engine.seams import HookSeam
 from tests.engine.world import DOWN, Mount, World
 from tests.fakes.bucket import Planted
 
@@ -100,7 +98,7 @@ async def test_both_write_by_another_name(world: World, autojump_clock: object) 
             assert tree["a"].content == tree["d/b"].content == b"by the second"
             assert tree["a"].names == ("a", "d/b")
         for key in ("a", "d/b"):
-            assert b"by the first" in _history(world, key)
+            assert b"by the first" in world.bucket.history(key)
 
 
 async def test_write_between_the_uploads_of_two_names(world: World, autojump_clock: object) -> None:
@@ -125,7 +123,7 @@ async def test_write_between_the_uploads_of_two_names(world: World, autojump_clo
             await m.refresh()
         assert await first.tree() == await second.tree()
         assert world.bucket.content("a") == b"new"
-        assert {b"new", b"by the second", b"content"} <= _history(world, "d/b")
+        assert {b"new", b"by the second", b"content"} <= world.bucket.history("d/b")
 
 
 async def test_renamed_elsewhere(world: World, autojump_clock: object) -> None:
@@ -147,10 +145,6 @@ async def test_renamed_elsewhere(world: World, autojump_clock: object) -> None:
 
 
 # ---------------------------------------------------------------- other tools
-
-
-def _history(world: World, key: str) -> set[bytes]:
-    return {world.bucket._by_id[version.file_id].data for version in world.bucket.versions(key) if version is not None}
 
 
 async def test_one_link_id_with_two_contents(world: World, autojump_clock: object) -> None:
@@ -216,67 +210,10 @@ async def test_link_id_that_is_not_one(world: World, autojump_clock: object) -> 
         await m.drained()
         info = dict(world.bucket.objects()["d/b"].info)
         field = next(part for part in info[INFO_B2FS].split(";") if part.startswith("l="))
-        for number, bad in enumerate(("l=", "l=.", "l=xyz.12345678", field + "0", field[:-1], f"l={'0' * 99}.12345678")):
+        for number, bad in enumerate(
+            ("l=", "l=.", "l=xyz.12345678", field + "0", field[:-1], f"l={'0' * 99}.12345678")
+        ):
             world.bucket.put(f"c{number}", b"content", info | {INFO_B2FS: info[INFO_B2FS].replace(field, bad)})
         await m.refresh()
         assert all(entry.names == () for path, entry in (await m.tree()).items() if path.startswith("c"))
         assert (await m.node("a")).inode.nlink == 2
-
-
-# ---------------------------------------------------------------- while a directory is being loaded
-
-
-async def test_row_that_changes_while_its_directory_is_loaded(world: World, autojump_clock: object) -> None:
-    """A listing takes one name of a file, in a directory that is not in memory, while the directory of the other is just
-    being read: what is then in memory is the row as it is now.
-    """
-    async with world.mount() as m:
-        for folder in ("c", "d"):
-            await m.mkdir(folder)
-        await m.write("c/a", b"content")
-        await m.link("c/a", "d/b")
-        await m.drained()
-    seam = HookSeam()
-    async with world.mount(seam=seam, listing=False) as m:
-        world.bucket.hide_now("c/a")
-        node = await m.node("d")
-        assert node.children is None, "the test needs a directory that is not in memory"
-        seam.after["load_directory"] = m.refresh
-        assert await m.read("d/b") == b"content"
-        inode = (await m.node("d/b")).inode
-        assert inode == m.volume.journal.inode(inode.ino)
-        assert (inode.nlink, inode.file_id) == (1, world.bucket.objects()["d/b"].file_id)
-        await m.unlink("d/b")
-        await m.drained()
-
-
-async def test_name_that_is_given_while_its_directory_is_loaded(world: World, autojump_clock: object) -> None:
-    """A listing that misses an object waits until its directory was read; what was renamed there meanwhile stays."""
-    async with world.mount() as m:
-        await m.mkdir("d")
-        await m.write("d/x", b"old")
-        await m.write("a", b"content")
-        await m.link("a", "b")
-        await m.drained()
-    seam = HookSeam()
-    async with world.mount(seam=seam, listing=False) as m:
-        world.bucket.hide_now("d/x")
-        assert (await m.node("d")).children is None, "the test needs a directory that is not in memory"
-
-        async def refresh_and_rename() -> None:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(m.refresh)
-                nursery.start_soon(m.rename, "a", "d/x")
-
-        held = trio.Event()
-        seam.after["load_directory"] = held.wait
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(m.exists, "d/x")
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.start_soon(refresh_and_rename)
-            await trio.testing.wait_all_tasks_blocked()
-            held.set()
-        assert await m.read("d/x") == b"content"
-        assert (await m.node("b")).inode.nlink == 2
-        await m.drained()
-        assert world.bucket.files() == {"d/x": b"content", "b": b"content"}

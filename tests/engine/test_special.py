@@ -6,7 +6,6 @@ import os
 import stat
 
 import pytest
-from msgspec.structs import replace
 
 from b2fs.engine.filesystem import NewAttributes
 from tests.engine.world import DOWN, Mount, World

@@ -94,6 +94,10 @@ class TappedBucket(FakeBucket):
             if (call in names if names else call not in ("connect", "list_page")) and not key.endswith(".bzEmpty")
         ]
 
+    def history(self, key: str) -> set[bytes]:
+        """The content of every version of a key, hidden ones too."""
+        return {self._by_id[version.file_id].data for version in self.versions(key) if version is not None}
+
     def files(self) -> dict[str, bytes]:
         """What is visible, without directory markers."""
         return {key: self.content(key) for key in self.objects() if not key.endswith(".bzEmpty")}

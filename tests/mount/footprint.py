@@ -1,4 +1,4 @@
-"""What a daemon takes while it has nothing to do: descriptors, threads, memory, inodes, bytes in its state directory."""
+"""What a daemon takes while it has nothing to do: descriptors, threads, tasks, memory, inodes, bytes in its state directory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ _LOG = (".db-wal", ".db-shm")
 class Footprint(NamedTuple):
     descriptors: int
     threads: int
+    tasks: int
+    """Of trio; pyfuse3 keeps one that waits for a request, or two."""
     inodes: int
     memory: int
     state: int
@@ -25,11 +27,13 @@ class Footprint(NamedTuple):
 def footprint(mount: Mount) -> Footprint:
     status = Path(f"/proc/{mount.pid}/status").read_text()
     (kib,), (threads,) = re.findall(r"VmRSS:\s+(\d+)", status), re.findall(r"Threads:\s+(\d+)", status)
+    stats = mount.stats()
     files = [Path(folder) / name for folder, _, names in os.walk(mount.state) for name in names]
     return Footprint(
         descriptors=len(os.listdir(f"/proc/{mount.pid}/fd")),
         threads=int(threads),
-        inodes=mount.stats()["names"]["inodes"],
+        tasks=stats["loop"]["tasks"],
+        inodes=stats["names"]["inodes"],
         memory=int(kib) * 1024,
         state=sum(file.stat().st_size for file in files if not file.is_socket() and file.suffix not in _LOG),
     )

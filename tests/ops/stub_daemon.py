@@ -38,6 +38,7 @@ STATS = {
     "transfers": {"uploads": 5, "uploaded_bytes": 2048, "fetches": 6, "fetched_bytes": 4096},
     "requests": {"calls": {"b2_upload_file": 5}, "classes": {"A": 5, "C": 1}, "sent": 2048, "received": 4096},
     "names": {"inodes": 570, "directories_loaded": 40},
+    "loop": {"tasks": 23},
 }  # fmt: skip
 
 

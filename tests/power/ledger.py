@@ -15,10 +15,11 @@ Rules
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from b2fs.core import xattrs
 from tests.engine.model import Model
-from tests.engine.world import Mount
+from tests.engine.world import Entry, Mount
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Name:
     ino: int
     mode: int
     target: str = ""
+    xattrs: str = ""
 
 
 Names = dict[str, Name]
@@ -74,7 +76,7 @@ class Ledger:
         for path, entry in model.tree.items():
             row = m.volume.journal.path_inode(path)
             assert row is not None, f"{path} is not in the journal"
-            names[path] = Name(row.ino, entry.mode, entry.content.decode() if stat.S_ISLNK(entry.mode) else "")
+            names[path] = _name(row.ino, entry)
         return names
 
     def _contents(self, ino: int) -> Contents:
@@ -85,9 +87,8 @@ class Ledger:
         before, names = self._names[-1], {}
         for path, entry in model.tree.items():
             old = before.get(path)
-            target = entry.content.decode() if stat.S_ISLNK(entry.mode) else ""
             same = old is not None and stat.S_IFMT(old.mode) == stat.S_IFMT(entry.mode)
-            names[path] = Name(old.ino if old is not None and same else 0, entry.mode, target)
+            names[path] = _name(old.ino if old is not None and same else 0, entry)
             if not names[path].ino:
                 self._made[path] = entry.content
             if old is not None and same and stat.S_ISREG(entry.mode):
@@ -142,7 +143,7 @@ class Ledger:
         """Check a mount that was just started after the cut, before it has heard of the bucket; its files."""
         journal = m.volume.journal
         rows = {path: journal.path_inode(path) for path, _ in journal.subtree(1)}
-        found = {path: Name(row.ino, row.mode, row.target) for path, row in rows.items() if row is not None}
+        found = {path: Name(row.ino, row.mode, row.target, row.xattrs) for path, row in rows.items() if row is not None}
         possible = self._names[self._durable :]
         assert any(self._fits(found, names) for names in possible), (found, possible)
         contents = {}
@@ -160,7 +161,7 @@ class Ledger:
             if there is None:
                 if not stat.S_ISREG(name.mode) or self._contents(name.ino).acknowledged >= 0:
                     return False
-            elif (there.mode, there.target) != (name.mode, name.target) or name.ino not in (0, there.ino):
+            elif name.ino not in (0, there.ino) or there != replace(name, ino=there.ino):
                 return False
         return True
 
@@ -181,6 +182,11 @@ class Ledger:
         """Check the files after the bucket was listed and everything was brought there."""
         for path, content in self._flushed.items():
             assert contents.get(path) == content, f"{path} was in B2 and nobody touched it"
+
+
+def _name(ino: int, entry: Entry) -> Name:
+    target = entry.content.decode() if stat.S_ISLNK(entry.mode) else ""
+    return Name(ino, entry.mode, target, xattrs.pack({name.encode(): value for name, value in entry.xattrs.items()}))
 
 
 def _is_mix(found: bytes, versions: list[bytes]) -> bool:

@@ -47,6 +47,7 @@ STEPS = st.one_of(
     st.tuples(st.just("symlink"), PATHS, st.just("t")),
     st.tuples(st.just("chmod"), PATHS, st.sampled_from([0o600, 0o755])),
     st.tuples(st.just("utime"), PATHS, st.just(1_600_000_000_000_000_001)),
+    st.tuples(st.just("setxattr"), PATHS, st.just("user.x"), st.sampled_from([b"1", b"\0~", None])),
     st.tuples(st.just("hold"), PATHS),
     st.tuples(st.just("append"), SIZES.filter(bool)),
     st.tuples(st.just("append"), SIZES.filter(bool)),
