@@ -51,8 +51,6 @@ def plan(live: Inode | None, row: ObjectRow | None, *, cached: bool, needed: boo
         return Step.WAIT if needed else Step.HIDE
     if there and row is not None and row.attributes == attributes(live) and _same_content(live, row):
         return Step.NOTHING
-    if live.is_link and live.size and not live.target:
-        return Step.COPY  # only the body of its version knows where it points to
     if not live.is_file or live.staged or live.size == 0:
         return Step.UPLOAD
     if cached and live.size <= REUPLOAD_LIMIT:

@@ -29,7 +29,7 @@ from msgspec.structs import replace
 from b2fs.core import chunks, names
 from b2fs.core.bucket import Version
 from b2fs.core.change import Change, ObjectRow
-from b2fs.core.inode import Inode, attributes, content_type, from_version, link_of, operation_of, to_info
+from b2fs.core.inode import Inode, attributes, content_type, from_version, operation_of, to_info
 from b2fs.core.tree import Node
 from b2fs.core.writeback import Entry, Step, plan
 from b2fs.engine import retry
@@ -232,18 +232,7 @@ class Uploader:
                 volume.commit(Change(inodes=[replace(inode, file_id=home)]))
                 self._cache.rename(row.file_id, home)
                 found = None
-        return self._renamed(row) if found is None and node is None else found
-
-    def _renamed(self, row: ObjectRow) -> Inode | None:
-        """A file of several names that had the one of `row`, and has one that B2 does not know for a name of it yet."""
-        journal = self._volume.journal
-        for inode in journal.linked(link_of(row.attributes)):
-            for key in journal.keys_of(inode.ino):
-                other = journal.object(key)
-                is_there = other is not None and link_of(other.attributes) == inode.link
-                if not is_there and self._volume.schedule.covers(key):
-                    return inode
-        return None
+        return volume.renamed(row) if found is None and node is None else found
 
     async def _is_newest(self, row: ObjectRow | None) -> bool:
         """Whether a key that seems to be in line is: an attempt of ours that was given up (to hide it, to write something
@@ -284,7 +273,8 @@ class Uploader:
             try:
                 path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
             except FileNotFoundError:
-                return await self._copy(key, generation, live, resume=resume)  # it was evicted since the plan
+                # it was evicted since the plan, or is a symlink whose target nobody has read
+                return await self._copy(key, generation, live, resume=resume)
             volume.budget.set(own, size)  # held until B2 has it, whatever the eviction does
             sha1 = live.sha1
         else:

@@ -22,8 +22,8 @@ from b2fs.adapters.journal import Journal
 from b2fs.core import names
 from b2fs.core.bucket import Bucket
 from b2fs.core.budget import Budget, Trend
-from b2fs.core.change import Change, Intent
-from b2fs.core.inode import ROOT, Defaults, Inode
+from b2fs.core.change import Change, Intent, ObjectRow
+from b2fs.core.inode import ROOT, Defaults, Inode, link_of
 from b2fs.core.policy import Patterns
 from b2fs.core.tree import Node, Tree
 from b2fs.core.writeback import Schedule
@@ -167,7 +167,7 @@ class Volume:
         self.tree.apply(change)
         if self._loading:
             self._overtaken.update(inode.ino for inode in change.inodes if inode.ino not in self.tree.nodes)
-            self._overtaken.update(parent for parent, *_ in (*change.links, *change.unlinks))
+            self._overtaken.update([link[0] for link in change.links] + [name[0] for name in change.unlinks])
         for intent in change.intents:
             self._schedule(intent)
 
@@ -317,6 +317,16 @@ class Volume:
             if row is not None and row.file_id and (row.size, row.sha1) == (inode.size, inode.sha1):
                 return row.file_id
         return ""
+
+    def renamed(self, row: ObjectRow) -> Inode | None:
+        """A file of several names that had the one of `row`, and has one that B2 does not know for a name of it yet."""
+        for inode in self.journal.linked(link_of(row.attributes)):
+            for key in self.journal.keys_of(inode.ino):
+                other = self.journal.object(key)
+                is_there = other is not None and link_of(other.attributes) == inode.link
+                if not is_there and self.schedule.covers(key):
+                    return inode
+        return None
 
     async def resolve(self, key: str) -> Node | None:
         """The node whose content or marker the object `key` is, None if the namespace has none."""

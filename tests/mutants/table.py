@@ -694,8 +694,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "link: an old name is hidden after the new one is there",
-        _UPLOAD,
-        "                if not is_there and self._volume.schedule.covers(key):",
+        _VOLUME,
+        "                if not is_there and self.schedule.covers(key):",
         "                if False:",
         ("tests/engine/test_links_elsewhere.py::test_old_name_of_a_linked_file_stays_until_the_new_one_is_there",),
     ),
@@ -723,15 +723,15 @@ ROWS: tuple[Row, ...] = (
     Row(
         "names that changed while their directory was loaded are read again",
         _VOLUME,
-        "            self._overtaken.update(parent for parent, *_ in (*change.links, *change.unlinks))\n",
+        "            self._overtaken.update([link[0] for link in change.links] + [name[0] for name in change.unlinks])\n",
         "",
         ("tests/engine/test_loading.py::test_name_that_is_forgotten",),
     ),
     Row(
         "symlink: a target that only its version knows is copied",
-        _WRITEBACK,
-        "    if live.is_link and live.size and not live.target:",
-        "    if False:",
+        _UPLOAD,
+        "        elif live.size and not live.target:",
+        "        elif live.is_file and live.size:",
         ("tests/engine/test_special.py::test_changed_by_another_host",),
     ),
     Row(
