@@ -298,6 +298,7 @@ ACTIONS = st.one_of(
     st.tuples(st.just("unlink"), PATHS),
     st.tuples(st.just("symlink"), PATHS, st.sampled_from(["t", "long/" * 200])),
     st.tuples(st.just("chmod"), PATHS, st.sampled_from([0o600, 0o755])),
+    st.tuples(st.just("utime"), PATHS, st.just(1_600_000_000_000_000_001)),
     st.tuples(st.just("setxattr"), PATHS, st.just("user.x"), st.sampled_from([b"1", None])),
     st.tuples(st.just("wait"), st.sampled_from([0.5, 2.5])),
     st.tuples(st.just("drained")),

@@ -70,6 +70,7 @@ BEGINNINGS = st.sampled_from(
         [("write", "a", 9000), ("flush",), ("write_synced", "a", 9000)],
         [("write_synced", "a", 9000), ("close_gate", "upload"), ("wait", 2.5)],
         [("mkdir", "d"), ("write", "d/a", 8), ("flush",), ("sync_directory",)],
+        [("write_synced", "a", 700), ("link", "a", "e"), ("setxattr", "e", "user.x", b"1"), ("sync", "a")],
     ]
 )
 HISTORIES = st.tuples(BEGINNINGS, st.lists(st.one_of(STEPS, STEPS, EVENTS), max_size=14)).map(
