@@ -1,15 +1,19 @@
-"""Each test runs twice: in a directory of the host's disk ("plain") and in one of a real mount ("mount").
+"""Each test runs three times: in a directory of the host's disk ("plain"), in one of a real mount ("mount"), and on the
+engine in this process without a kernel ("engine", `tests.posix.vfs`).
 
 Rules
   What differs is a defect, or stands in `test_deviations.py` and in SEMANTICS.md.
-  One daemon serves a module, with uploads going on meanwhile; at the end it drains, and its state is checked.
+  What the kernel does without asking a file system (maps, locks, pipes, programs, …) is there on "plain" and "mount"
+  only: such a test, or case, is marked `kernel` with what it is about. The end of the session counts both kinds.
+  One daemon and one engine serve a module, with uploads going on meanwhile; at the end they drain, and their state is
+  checked.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +21,42 @@ import pytest
 
 from tests.devbucket_fixture import DevBucket, _shared_devbucket
 from tests.mount.hosts import Host
+from tests.posix.support import rmtree
+from tests.posix.system import MACHINE, on, os
+from tests.posix.vfs.host import EngineHost
 
 __all__ = ["_shared_devbucket"]
+
+TARGETS = ["plain", pytest.param("mount", marks=pytest.mark.fuse), "engine"]
+
+_cases: Counter[str] = Counter()
+"""How often a case runs on the mount: with the engine (''), or without it, by what it is about."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "kernel(what): about what the kernel does on its own, so not on the engine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is marked `kernel` does not run on the engine."""
+
+    def target(item: pytest.Item) -> str:
+        return str(item.callspec.params.get("target", "")) if hasattr(item, "callspec") else ""
+
+    for item in items:
+        if target(item) == "mount":
+            mark = item.get_closest_marker("kernel")
+            _cases[mark.args[0] if mark else ""] += 1
+    items[:] = [item for item in items if not (target(item) == "engine" and item.get_closest_marker("kernel"))]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    everywhere, own = _cases[""], _cases.total() - _cases[""]
+    if everywhere and own:
+        what = ", ".join(f"{name} {number}" for name, number in sorted(_cases.items()) if name)
+        terminalreporter.section("the POSIX suite")
+        terminalreporter.line(f"{everywhere} cases on a plain directory, the mount and the engine in this process")
+        terminalreporter.line(f"{own} on a plain directory and the mount, about the kernel's own part: {what}")
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +71,15 @@ def mounted(_shared_devbucket: DevBucket) -> Iterator[Host]:
         host.remove()
 
 
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineHost]:
+    """An engine on an empty bucket for the module."""
+    host = EngineHost(tmp_path_factory.mktemp("engine"))
+    host.start_listed()
+    yield host
+    host.stop()
+
+
 @pytest.fixture
 def plain() -> Iterator[Path]:
     """A directory of the host's disk."""
@@ -41,25 +88,33 @@ def plain() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(params=["plain", pytest.param("mount", marks=pytest.mark.fuse)])
+@pytest.fixture(params=TARGETS)
 def target(request: pytest.FixtureRequest) -> str:
     """Where the test runs."""
     return str(request.param)
 
 
 @pytest.fixture
-def root(request: pytest.FixtureRequest, target: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(request: pytest.FixtureRequest, target: str) -> Iterator[Path]:
     """An empty directory, mode 0755, of that kind; the working directory of the test."""
+    system = MACHINE
     if target == "plain":
         path = request.getfixturevalue("plain")
+    elif target == "mount":
+        path = Path(tempfile.mkdtemp(dir=request.getfixturevalue("mounted").path))
     else:
-        host: Host = request.getfixturevalue("mounted")
-        path = Path(tempfile.mkdtemp(dir=host.path))
-    path.chmod(0o755)
-    mask = os.umask(0o022)
-    with monkeypatch.context() as patch:
-        patch.chdir(path)
+        system, path = request.getfixturevalue("engine").system, Path("/", request.node.name.partition("[")[0])
+        with on(system):
+            os.mkdir(path)
+    with on(system):
+        os.chmod(path, 0o755)
+        mask = os.umask(0o022)
+        before = os.getcwd()
+        os.chdir(path)
         yield path
-    os.umask(mask)
-    if target == "mount":
-        shutil.rmtree(path)
+        os.chdir(before)
+        os.umask(mask)
+        if target == "engine":
+            system.exit()
+        if target != "plain":
+            rmtree(str(path))

@@ -2,15 +2,12 @@
 
 Rules
   Paths are relative: the `root` fixture has made its directory the working directory.
-  What Python wraps too kindly, or not at all, is called through libc; errors are OSError as everywhere.
+  Everything goes through the `os` of `tests.posix.system`, so that it works on each target.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import os
-import socket
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,14 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.opendir.restype = _libc.readdir.restype = _libc.fdopendir.restype = ctypes.c_void_p
-_libc.telldir.restype = ctypes.c_long
-for _name in ("telldir", "closedir", "readdir", "rewinddir"):
-    getattr(_libc, _name).argtypes = [ctypes.c_void_p]
-_libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+from tests.posix.system import os
 
-AT_FDCWD = -100
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
 RENAME_WHITEOUT = 4
@@ -39,65 +30,19 @@ OWNER, GROUP, OTHER = 1001, 1002, 1003
 """Users (and groups of the same numbers): who owns an object, who is in its group, who is neither."""
 
 
-def _checked(result: int, *paths: str | bytes) -> int:
-    if result < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), *paths[:1])
-    return result
-
-
-def renameat2(old: str, new: str, flags: int) -> None:
-    _checked(_libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags), old)
-
-
-class _Timespec(ctypes.Structure):
-    _fields_ = (("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long))
-
-
-def utimensat(path: str, atime: tuple[int, int], mtime: tuple[int, int], flags: int = 0) -> None:
-    """Times are (seconds, nanoseconds or UTIME_NOW or UTIME_OMIT)."""
-    times = (_Timespec * 2)(_Timespec(*atime), _Timespec(*mtime))
-    _checked(_libc.utimensat(AT_FDCWD, os.fsencode(path), times, flags), path)
-
-
-def utimes_now(path: str) -> None:
-    """utimes(path, NULL), which who may write to a file may do too."""
-    _checked(_libc.utimensat(AT_FDCWD, os.fsencode(path), None, 0), path)
-
-
-def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    _checked(_libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)))
-
-
-class _Dirent(ctypes.Structure):
-    _fields_ = (
-        ("ino", ctypes.c_uint64),
-        ("offset", ctypes.c_int64),
-        ("length", ctypes.c_uint16),
-        ("type", ctypes.c_uint8),
-        ("name", ctypes.c_char * 256),
-    )
+renameat2, utimensat, utimes_now, fallocate = os.renameat2, os.utimensat, os.utimes_now, os.fallocate
 
 
 class Directory:
     """An open directory stream: opendir, readdir, telldir, seekdir, rewinddir."""
 
     def __init__(self, path: str) -> None:
-        self._stream = _libc.opendir(os.fsencode(path))
-        if not self._stream:
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), path)
+        self._stream = os.stream(path)
+        self.tell, self.seek, self.rewind = self._stream.tell, self._stream.seek, self._stream.rewind
 
     def read(self) -> tuple[str, int, int] | None:
         """The next entry (name, inode number, type), None at the end."""
-        ctypes.set_errno(0)
-        found = _libc.readdir(self._stream)
-        if not found:
-            if number := ctypes.get_errno():
-                raise OSError(number, os.strerror(number))
-            return None
-        entry = ctypes.cast(found, ctypes.POINTER(_Dirent)).contents
-        return os.fsdecode(entry.name), entry.ino, entry.type
+        return self._stream.read()
 
     def names(self) -> list[str]:
         """What is left to read."""
@@ -106,23 +51,11 @@ class Directory:
             found.append(entry[0])
         return found
 
-    def tell(self) -> int:
-        return int(_libc.telldir(self._stream))
-
-    def seek(self, position: int) -> None:
-        _libc.seekdir(self._stream, position)
-
-    def rewind(self) -> None:
-        _libc.rewinddir(self._stream)
-
-    def close(self) -> None:
-        _libc.closedir(self._stream)
-
     def __enter__(self) -> Directory:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._stream.close()
 
 
 # ---------------------------------------------------------------- users
@@ -174,6 +107,10 @@ def outcome(call: Callable[[], Any]) -> Any:
 # ---------------------------------------------------------------- objects
 
 
+_PIECE = 1 << 22
+"""What `get` reads at a time."""
+
+
 def put(path: str, data: bytes = b"content", mode: int = 0o644) -> None:
     """A file with this content and mode, whatever the umask."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -185,8 +122,11 @@ def put(path: str, data: bytes = b"content", mode: int = 0o644) -> None:
 
 
 def get(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    with opened(path, os.O_RDONLY) as fd:
+        parts = []
+        while part := os.read(fd, _PIECE):
+            parts.append(part)
+        return b"".join(parts)
 
 
 @contextmanager
@@ -211,8 +151,16 @@ def make_fifo(path: str) -> None:
 
 
 def make_socket(path: str) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(path)
+    os.bind(path)
+
+
+def rmtree(path: str) -> None:
+    """Remove a directory and all that is in it."""
+    for directory, directories, files in os.walk(path, topdown=False):
+        for name in (*directories, *files):
+            below = os.path.join(directory, name)
+            (os.rmdir if stat.S_ISDIR(os.lstat(below).st_mode) else os.unlink)(below)
+    os.rmdir(path)
 
 
 def make_null(path: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import mmap
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.posix.support import OLD_NS, OTHER, fails, get, opened, outcome, put, user
+from tests.posix.system import os
 
 KIB, MIB = 1024, 1024 * 1024
 SIZES = (0, 1, 2, 511, 4095, 4096, 4097, 128 * KIB - 1, 128 * KIB + 1, 2 * MIB, 2 * MIB + 1)
@@ -79,7 +79,15 @@ def test_truncate_while_mapped_and_open(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("mode", "left"), [(0o6777, 0o777), (0o4777, 0o777), (0o2777, 0o777)])
-@pytest.mark.parametrize("how", ["write", "truncate", "map", "copy"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "write",
+        "truncate",
+        pytest.param("map", marks=pytest.mark.kernel("maps")),
+        pytest.param("copy", marks=pytest.mark.kernel("copies")),
+    ],
+)
 @pytest.mark.parametrize("who", [0, OTHER])
 def test_change_clears_set_id_bits(root: Path, mode: int, left: int, how: str, who: int) -> None:
     """Whoever changes the content without privileges takes the set-id bits away; root does not."""
@@ -163,6 +171,7 @@ def test_seek_data_and_hole(root: Path) -> None:
 # ---------------------------------------------------------------- maps
 
 
+@pytest.mark.kernel("maps")
 def test_shared_map(root: Path) -> None:
     """A shared map shows what is written, and what is put into it is in the file after msync."""
     put("f", b"a" * 10_000)
@@ -177,6 +186,7 @@ def test_shared_map(root: Path) -> None:
     assert os.stat("f").st_mtime_ns > OLD_NS
 
 
+@pytest.mark.kernel("maps")
 def test_private_map(root: Path) -> None:
     """What is put into a private map stays there."""
     put("f", b"a" * 5000)
@@ -189,6 +199,7 @@ def test_private_map(root: Path) -> None:
     assert get("f") == b"a" * 5000
 
 
+@pytest.mark.kernel("maps")
 def test_map_outlives_handle_and_name(root: Path) -> None:
     """A map works after its file was closed, renamed, and removed."""
     put("f", b"a" * 5000)
@@ -205,6 +216,7 @@ def test_map_outlives_handle_and_name(root: Path) -> None:
     area.close()
 
 
+@pytest.mark.kernel("maps")
 def test_map_of_a_grown_file(root: Path) -> None:
     """mmap of what ftruncate made, the way databases do it."""
     with opened("f", os.O_CREAT | os.O_RDWR) as fd:
@@ -214,6 +226,7 @@ def test_map_of_a_grown_file(root: Path) -> None:
     assert get("f") == bytes(19_990) + b"0123456789"
 
 
+@pytest.mark.kernel("maps")
 def test_map_of_a_read_only_handle(root: Path) -> None:
     """A shared writable map needs a writable handle; an executable one works."""
     put("f")
@@ -228,6 +241,7 @@ def test_map_of_a_read_only_handle(root: Path) -> None:
 # ---------------------------------------------------------------- copies in the kernel
 
 
+@pytest.mark.kernel("copies")
 @pytest.mark.parametrize("size", [0, 1, 5000, 2 * MIB + 5])
 def test_copy_file_range(root: Path, size: int) -> None:
     """copy_file_range copies, from and to any offset."""
@@ -241,6 +255,7 @@ def test_copy_file_range(root: Path, size: int) -> None:
     assert get("b") == (b"01" + data if size > 1 else (b"01" + data + b"23"[size:]))
 
 
+@pytest.mark.kernel("copies")
 @pytest.mark.parametrize("size", [0, 1, 5000, 2 * MIB + 5])
 def test_sendfile(root: Path, size: int) -> None:
     """sendfile from a file into another, as web servers and shutil use it."""
@@ -253,6 +268,7 @@ def test_sendfile(root: Path, size: int) -> None:
     assert get("b") == data
 
 
+@pytest.mark.kernel("copies")
 def test_splice(root: Path) -> None:
     """splice between a file and a pipe, both ways."""
     put("a", b"spliced")
@@ -265,6 +281,7 @@ def test_splice(root: Path) -> None:
     assert get("b") == b"spliced"
 
 
+@pytest.mark.kernel("fallocate")
 @pytest.mark.parametrize(("offset", "length"), [(0, 10), (3, 2), (5, 5000), (100_000, 1)])
 def test_posix_fallocate(root: Path, offset: int, length: int) -> None:
     """posix_fallocate makes a file as long as that, and keeps what is in it."""
@@ -274,6 +291,7 @@ def test_posix_fallocate(root: Path, offset: int, length: int) -> None:
     assert get("f") == b"content".ljust(offset + length, b"\0")
 
 
+@pytest.mark.kernel("advice")
 def test_posix_fadvise_and_readahead(root: Path) -> None:
     """Advice is accepted, and changes no byte."""
     put("f", pattern(100_000)[:100_000])

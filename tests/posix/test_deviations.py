@@ -1,14 +1,14 @@
-"""Where the mount differs from ext4 on purpose: what each of the two does. SEMANTICS.md has the reasons.
+"""Where b2fs differs from ext4 on purpose: what each of the two does. SEMANTICS.md has the reasons.
 
 Rules
-  `expect` says what a call comes to on the plain directory and on the mount; a deviation that went away fails here.
+  `expect` says what a call comes to on the plain directory and on the mount, and so on the engine; a deviation that
+  went away fails here.
   ext4 is what is deviated from: a plain directory on another file system is not looked at.
 """
 
 from __future__ import annotations
 
 import fcntl
-import os
 import stat
 import subprocess
 from collections.abc import Callable
@@ -32,6 +32,7 @@ from tests.posix.support import (
     renameat2,
     user,
 )
+from tests.posix.system import os
 
 Expect = Callable[..., None]
 _FS_IOC_GETFLAGS = 0x80086601
@@ -39,11 +40,11 @@ _FS_IOC_GETFLAGS = 0x80086601
 
 @pytest.fixture
 def expect(root: Path, target: str) -> Expect:
-    shown = subprocess.run(["stat", "-f", "-c", "%T", "."], capture_output=True, check=True, text=True).stdout
-    is_ext4 = shown.strip() == "ext2/ext3"  # all three have one number
+    kind = ["stat", "-f", "-c", "%T", str(root)]
+    is_ext4 = target == "plain" and subprocess.check_output(kind, text=True).strip() == "ext2/ext3"  # and ext4
 
     def check(found: Any, *, plain: Any, mount: Any) -> None:
-        if target == "mount":
+        if target != "plain":
             assert found == mount
         elif is_ext4:
             assert found == plain
@@ -110,12 +111,14 @@ def test_reading_leaves_atime(expect: Expect) -> None:
     expect(os.stat("f").st_atime_ns == OLD_NS, plain=False, mount=True)
 
 
+@pytest.mark.kernel("devices")
 def test_devices_are_not_opened(expect: Expect) -> None:
     """The mount is `nodev`: who can write into a bucket must not get at the machine's devices."""
     make_null("n")
     expect(outcome(lambda: os.close(os.open("n", os.O_RDWR))), plain=None, mount="EACCES")
 
 
+@pytest.mark.kernel("programs")
 def test_programs_do_not_become_another_user(expect: Expect) -> None:
     """The mount is `nosuid`: a set-id bit is kept, but no program runs with it."""
     with open("/usr/bin/id", "rb") as file:
@@ -126,6 +129,7 @@ def test_programs_do_not_become_another_user(expect: Expect) -> None:
     expect(ran.stdout.strip(), plain=str(OTHER), mount="0")
 
 
+@pytest.mark.kernel("files without a name")
 def test_temporary_files_without_a_name(expect: Expect) -> None:
     """O_TMPFILE is not known to FUSE's library: ENOTSUP; programs fall back to a name."""
 
@@ -135,6 +139,7 @@ def test_temporary_files_without_a_name(expect: Expect) -> None:
     expect(outcome(attempt), plain=None, mount="ENOTSUP")
 
 
+@pytest.mark.kernel("fallocate")
 @pytest.mark.parametrize("mode", [0, 1, 2 | 1, 0x10, 8], ids=["", "keep size", "punch hole", "zero range", "collapse"])
 def test_fallocate(expect: Expect, mode: int) -> None:
     """fallocate is ENOTSUP; posix_fallocate works all the same, by writing."""
@@ -143,6 +148,7 @@ def test_fallocate(expect: Expect, mode: int) -> None:
         expect(outcome(lambda: fallocate(fd, mode, 0, 4096)), plain=None, mount="ENOTSUP")
 
 
+@pytest.mark.kernel("holes")
 def test_holes_are_not_seen(expect: Expect) -> None:
     """All of a file is data for SEEK_DATA and SEEK_HOLE, and counts in its blocks."""
     with opened("f", os.O_CREAT | os.O_RDWR) as fd:
@@ -191,6 +197,7 @@ def test_farthest_times(expect: Expect, second: int, limit: int, ours: int) -> N
     expect(int(found.st_atime), plain=limit, mount=ours)
 
 
+@pytest.mark.kernel("statx")
 def test_birth_time(expect: Expect) -> None:
     """statx knows no time of birth."""
     put("f")
@@ -198,6 +205,7 @@ def test_birth_time(expect: Expect) -> None:
     expect(int(shown) > 0, plain=True, mount=False)
 
 
+@pytest.mark.kernel("reads that do not wait")
 def test_reads_that_do_not_wait(expect: Expect) -> None:
     """RWF_NOWAIT is ENOTSUP: the kernel has it for its own file systems only."""
     put("f")
@@ -206,6 +214,7 @@ def test_reads_that_do_not_wait(expect: Expect) -> None:
         expect(outcome(lambda: os.preadv(fd, [bytearray(7)], 0, os.RWF_NOWAIT)), plain=7, mount="ENOTSUP")
 
 
+@pytest.mark.kernel("ioctl")
 def test_ioctl(expect: Expect) -> None:
     """There are no attributes of chattr: ENOTTY."""
     put("f")

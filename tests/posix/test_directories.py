@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.posix.support import (
     renameat2,
     user,
 )
+from tests.posix.system import os
 
 
 def links(*paths: str) -> list[int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from pathlib import Path
 
 import pytest
 
 from tests.posix.support import KINDS, fails, get, put
+from tests.posix.system import os
 
 NAMES = (
     "a", "A", "é", unicodedata.normalize("NFD", "é"), "ﬁ", "fi", "файл", "日本語", "🎧", "👩‍👩‍👧", " leading", "trailing ",

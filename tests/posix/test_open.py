@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import mmap
-import os
 from pathlib import Path
 
 import pytest
 
 from tests.posix.support import OLD_NS, OTHER, fails, get, opened, outcome, put, user
+from tests.posix.system import os
 
 FLAGS = {"r": os.O_RDONLY, "w": os.O_WRONLY, "rw": os.O_RDWR}
 
@@ -79,6 +79,7 @@ def test_append_goes_to_the_end_of_all_handles(root: Path) -> None:
     assert get("f") == b"01267"
 
 
+@pytest.mark.kernel("fcntl")
 def test_append_can_be_switched(root: Path) -> None:
     """F_SETFL turns O_APPEND on and off on an open handle."""
     put("f", b"abc")
@@ -143,7 +144,7 @@ def test_umask(root: Path, mask: int, mode: int) -> None:
         ("r", lambda fd: os.write(fd, b"x"), "EBADF"),
         ("r", lambda fd: os.ftruncate(fd, 0), "EINVAL"),
         ("r", lambda fd: os.pwrite(fd, b"x", 0), "EBADF"),
-        ("r", lambda fd: os.posix_fallocate(fd, 0, 10), "EBADF"),
+        pytest.param("r", lambda fd: os.posix_fallocate(fd, 0, 10), "EBADF", marks=pytest.mark.kernel("fallocate")),
         ("w", lambda fd: os.read(fd, 1), "EBADF"),
         ("w", lambda fd: os.pread(fd, 1, 0), "EBADF"),
         ("rw", lambda fd: os.pread(fd, 1, -1), "EINVAL"),
@@ -205,8 +206,16 @@ def test_sync_writes(root: Path, flag: int) -> None:
     """Writes with O_SYNC and O_DSYNC arrive as all others do."""
     with opened("f", os.O_CREAT | os.O_RDWR | flag) as fd:
         assert [os.write(fd, b"abc") for _ in range(3)] == [3, 3, 3]
-        assert fcntl.fcntl(fd, fcntl.F_GETFL) & flag == flag
     assert get("f") == b"abcabcabc"
+
+
+@pytest.mark.kernel("fcntl")
+@pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC, os.O_APPEND, os.O_NONBLOCK])
+def test_flags_of_a_handle(root: Path, flag: int) -> None:
+    """F_GETFL gives back what a handle was opened with."""
+    put("f")
+    with opened("f", os.O_RDWR | flag) as fd:
+        assert fcntl.fcntl(fd, fcntl.F_GETFL) & flag == flag
 
 
 def test_direct_io(root: Path) -> None:

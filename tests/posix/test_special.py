@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import socket
 import stat
 import subprocess
@@ -14,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from tests.posix.support import KINDS, OTHER, fails, get, opened, outcome, put, user
+from tests.posix.system import os
 
 # ---------------------------------------------------------------- special files
 
 
+@pytest.mark.kernel("pipes and sockets")
 def test_fifo(root: Path) -> None:
     """A FIFO connects a writer and a reader, and keeps its mode."""
     os.mkfifo("p", 0o640)
@@ -34,6 +35,7 @@ def test_fifo(root: Path) -> None:
     assert os.stat("p").st_size == 0
 
 
+@pytest.mark.kernel("pipes and sockets")
 def test_socket(root: Path) -> None:
     """A socket is bound, connected to by its path, refused when nobody listens, and removed."""
     with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
@@ -117,6 +119,7 @@ def _try(lock: Callable[..., object], kind: int) -> Callable[[], object]:
     return attempt
 
 
+@pytest.mark.kernel("locks")
 @pytest.mark.parametrize("lock", [fcntl.flock, fcntl.lockf])
 def test_locks(root: Path, lock: Callable[..., object]) -> None:
     """A lock keeps others out: an exclusive one everybody, a shared one who wants it alone; a close ends it."""
@@ -133,6 +136,7 @@ def test_locks(root: Path, lock: Callable[..., object]) -> None:
     assert _other_process(exclusive) == "ok"
 
 
+@pytest.mark.kernel("locks")
 def test_flock_belongs_to_the_open(root: Path) -> None:
     """Two opens of one process keep each other out by flock, a dup does not; an fcntl lock is the process's."""
     put("f")
@@ -148,6 +152,7 @@ def test_flock_belongs_to_the_open(root: Path) -> None:
         assert _other_process(_try(fcntl.lockf, fcntl.LOCK_EX)) == "EAGAIN"
 
 
+@pytest.mark.kernel("locks")
 def test_range_locks(root: Path) -> None:
     """fcntl locks hold for their bytes only, behind the end of the file too."""
     put("f")
@@ -172,6 +177,7 @@ def test_range_locks(root: Path) -> None:
         assert _other_process(attempt(91)) == "ok"
 
 
+@pytest.mark.kernel("locks")
 def test_lock_needs_the_right_handle(root: Path) -> None:
     """An exclusive fcntl lock needs a writable handle, a shared one a readable."""
     put("f")
@@ -184,6 +190,7 @@ def test_lock_needs_the_right_handle(root: Path) -> None:
 # ---------------------------------------------------------------- programs
 
 
+@pytest.mark.kernel("programs")
 def test_program_in_the_directory(root: Path) -> None:
     """A script is run from there; while a program's own file is busy it is ETXTBSY to write it; without x it is EACCES."""
     put("script", b"#!/bin/sh\necho run $1\n", mode=0o755)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from tests.devbucket_fixture import devbucket
 from tests.mount.hosts import NewHost, new_host
 from tests.posix.support import KINDS, put
+from tests.posix.system import os
 
 __all__ = ["devbucket", "new_host"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from tests.posix.support import (
     utimensat,
     utimes_now,
 )
+from tests.posix.system import os
 
 
 def _put_in_place(path: str) -> None:
