@@ -41,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is marked `kernel` does not run on the engine."""
 
     def target(item: pytest.Item) -> str:
-        return str(item.callspec.params.get("target", "")) if hasattr(item, "callspec") else ""
+        params = item.callspec.params if hasattr(item, "callspec") else {}
+        return str(params.get("target", params.get("agrees", "")))
 
     for item in items:
         if target(item) == "mount":

@@ -1,24 +1,19 @@
-"""Every call on every kind of object by every kind of user: the mount answers and leaves what the host's disk does.
+"""Every call on every kind of object by every kind of user: mount and engine answer and leave what the host's disk does.
 
 Rules
   Nothing is expected here but agreement: the plain directory is the oracle, of results, errnos, and what is there
-  afterwards (types, modes, owners, link counts, contents, which times changed).
+  afterwards (types, modes, owners, link counts, contents, which times changed). It is asked once for both.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
 import stat
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.mount.hosts import Host
 from tests.posix.support import (
     GROUP,
     OTHER,
@@ -33,14 +28,16 @@ from tests.posix.support import (
     outcome,
     put,
     renameat2,
+    rmtree,
     stats,
     touch_all,
     user,
     utimensat,
     utimes_now,
 )
+from tests.posix.system import MACHINE, on, os
 
-pytestmark = [pytest.mark.fuse, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 _LONG = "n" * 250
 """The longest name on both."""
@@ -110,11 +107,16 @@ def _surroundings() -> None:
 
 
 def _own(path: str, uid: int) -> None:
-    for each in stats(path) if os.path.lexists(path) else ():
-        mode = os.lstat(each).st_mode
-        os.lchown(each, uid, GROUP)
-        if not stat.S_ISLNK(mode):
-            os.chmod(each, stat.S_IMODE(mode))
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    os.lchown(path, uid, GROUP)
+    if mode & 0o6000:  # which a change of owner has cleared
+        os.chmod(path, stat.S_IMODE(mode))
+    if stat.S_ISDIR(mode):
+        for name in os.listdir(path):
+            _own(os.path.join(path, name), uid)
 
 
 def _opening(flags: int) -> Callable[[str], Any]:
@@ -221,21 +223,21 @@ CALLS: dict[str, Callable[[str], Any]] = {
 USERS = {"root": 0, "owner": OWNER, "group": GROUP, "other": OTHER}
 
 
+Results = list[Any]
+
+
 class Scene:
-    """The same objects in a directory of the host's disk and in one of the mount; made anew only when a call changed them."""
+    """The same objects in a directory of each target; made anew only when a call changed them."""
 
-    def __init__(self, *parents: Path) -> None:
-        self.parents = parents
-        self._stats: dict[Path, dict[str, os.stat_result]] = {}
+    def __init__(self, system: Any, parent: str) -> None:
+        self._system, self._parent = system, parent
+        self._stats: dict[str, os.stat_result] = {}
 
-    def act(self, call: Callable[[str], Any], uid: int, skip: tuple[str, ...]) -> tuple[list[Any], list[Any]]:
-        plain, mount = (self._act(parent, call, uid, skip) for parent in self.parents)
-        return plain, mount
-
-    def _act(self, parent: Path, call: Callable[[str], Any], uid: int, skip: tuple[str, ...]) -> list[Any]:
-        results: list[Any] = []
-        with in_directory(parent / "scene"):
-            before = self._stats.pop(parent, None) or self._make()
+    def act(self, call: Callable[[str], Any], uid: int, skip: tuple[str, ...]) -> Results:
+        """What a call comes to on each object and path, and how they look afterwards."""
+        results: Results = []
+        with self._in_directory("scene"):
+            before = self._stats or self._make()
             with user(uid) if uid else nullcontext():
                 for kind in MAKERS:
                     if kind not in skip:
@@ -243,22 +245,21 @@ class Scene:
                 results += [(path[:40], outcome(lambda path=path: call(path))) for path in OTHER_PATHS]  # type: ignore[misc]
             after = look(".", before)
             results += sorted(after.items())
-            if after.keys() == before.keys() and all(each.ctime == "same" for each in after.values()):
-                self._stats[parent] = before
+            unchanged = after.keys() == before.keys() and all(each.ctime == "same" for each in after.values())
+            self._stats = before if unchanged else {}
         return results
 
-    def anew(self, act: Callable[[], list[Any]]) -> tuple[list[Any], list[Any]]:
-        """Do something in an empty directory of each."""
-        results = []
-        for parent in self.parents:
-            with in_directory(parent / "empty"):
-                results.append(act())
-            shutil.rmtree(parent / "empty")
-        return results[0], results[1]
+    def anew(self, act: Callable[[], Results]) -> Results:
+        """Do something in an empty directory."""
+        with self._in_directory("empty"):
+            results = act()
+            for name in os.listdir("."):
+                rmtree(name)
+        return results
 
     def _make(self) -> dict[str, os.stat_result]:
-        for name in os.listdir():
-            shutil.rmtree(name) if os.path.isdir(name) else os.unlink(name)
+        for name in os.listdir("."):
+            rmtree(name) if os.path.isdir(name) else os.unlink(name)
         _surroundings()
         for kind, make in MAKERS.items():
             make(f"here/{kind}")
@@ -266,41 +267,66 @@ class Scene:
         touch_all()
         return stats()
 
+    @contextmanager
+    def _in_directory(self, name: str) -> Iterator[None]:
+        """Work there; made if it is not there."""
+        with on(self._system):
+            path = os.path.join(self._parent, name)
+            if not os.path.exists(path):
+                os.mkdir(path)
+            before, mask = os.getcwd(), os.umask(0o022)
+            os.chdir(path)
+            try:
+                yield
+            finally:
+                os.chdir(before)
+                os.umask(mask)
 
-@contextmanager
-def in_directory(path: Path) -> Iterator[None]:
-    """Work there; made if it is not there."""
-    path.mkdir(exist_ok=True)
-    before, mask = os.getcwd(), os.umask(0o022)
-    os.chdir(path)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-        os.umask(mask)
+
+class Scenes:
+    """The scenes of a module, and what the plain directory has answered."""
+
+    def __init__(self, plain: str) -> None:
+        self.plain = Scene(MACHINE, plain)
+        self.others: dict[str, Scene] = {}
+        self.answers: dict[str, Results] = {}
 
 
 @pytest.fixture(scope="module")
-def scene(mounted: Host) -> Iterator[Scene]:
-    plain = Path(tempfile.mkdtemp(prefix="plain-"))
-    yield Scene(plain, mounted.path)
-    shutil.rmtree(plain)
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Scenes:
+    return Scenes(str(tmp_path_factory.mktemp("plain")))
 
 
-def agree(plain: list[Any], mount: list[Any]) -> None:
-    """Assert that both lists are the same; say only what differs."""
-    differences = [f"plain {one} | mount {other}" for one, other in zip(plain, mount, strict=True) if one != other]
-    assert not differences, "\n".join(differences)
+Agree = Callable[[Callable[[Scene], Results]], None]
+
+
+@pytest.fixture(params=[pytest.param("mount", marks=pytest.mark.fuse), "engine"])
+def agrees(request: pytest.FixtureRequest, scenes: Scenes) -> Agree:
+    """Asserts that what is done comes to the same on the plain directory and on the target; says only what differs."""
+    target = request.param
+    if target not in scenes.others:
+        host = request.getfixturevalue("mounted" if target == "mount" else "engine")
+        scenes.others[target] = Scene(MACHINE, str(host.path)) if target == "mount" else Scene(host.system, "/")
+
+    def check(act: Callable[[Scene], Results]) -> None:
+        case = request.node.name.replace(f"{target}-", "")
+        if case not in scenes.answers:
+            scenes.answers[case] = act(scenes.plain)
+        plain, other = scenes.answers[case], act(scenes.others[target])
+        differences = [f"plain {a} | {target} {b}" for a, b in zip(plain, other, strict=True) if a != b]
+        assert not differences, "\n".join(differences)
+
+    return check
 
 
 @pytest.mark.parametrize(
     ("call", "who"),
     [(call, who) for call in CALLS for who in USERS if not call.startswith("open") or who in ("owner", "other")],
 )
-def test_calls_on_objects(scene: Scene, call: str, who: str) -> None:
+def test_calls_on_objects(agrees: Agree, call: str, who: str) -> None:
     """One call, on each kind of object that `owner` owns, and on paths that are odd in some way."""
     skip = ("device",) if call.startswith(("open", "write", "append")) else ()  # test_deviations.py
-    agree(*scene.act(CALLS[call], USERS[who], skip))
+    agrees(lambda scene: scene.act(CALLS[call], USERS[who], skip))
 
 
 NAMED = ("absent", "file", "dir", "full dir", "fifo", "device", "link to dir", "dangling link")
@@ -314,11 +340,11 @@ RENAMES = {
 @pytest.mark.parametrize("places", [("p", "p"), ("p", "q")], ids=["here", "elsewhere"])
 @pytest.mark.parametrize("rename", RENAMES)
 @pytest.mark.parametrize("old", NAMED)
-def test_renames(scene: Scene, old: str, rename: str, places: tuple[str, str]) -> None:
+def test_renames(agrees: Agree, old: str, rename: str, places: tuple[str, str]) -> None:
     """Every kind of object renamed to the name of every kind, within a directory and between two."""
 
-    def act() -> list[Any]:
-        results: list[Any] = []
+    def act() -> Results:
+        results: Results = []
         for number, new in enumerate(NAMED):
             base = str(number)
             for directory in (base, f"{base}/p", f"{base}/q"):
@@ -332,7 +358,7 @@ def test_renames(scene: Scene, old: str, rename: str, places: tuple[str, str]) -
             results += sorted(look(base, before).items())
         return results
 
-    agree(*scene.anew(act))
+    agrees(lambda scene: scene.anew(act))
 
 
 PLACES = {
@@ -364,11 +390,11 @@ NAMINGS: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("who", ["owner", "group", "other"])
 @pytest.mark.parametrize("naming", NAMINGS)
-def test_rights_in_directories(scene: Scene, naming: str, who: str) -> None:
+def test_rights_in_directories(agrees: Agree, naming: str, who: str) -> None:
     """Names come, go and change in directories of every mode, for each user, for objects of each owner."""
 
-    def act() -> list[Any]:
-        results: list[Any] = []
+    def act() -> Results:
+        results: Results = []
         for place, (mode, owner) in PLACES.items():
             os.mkdir(place)
             os.mkdir("away")
@@ -392,8 +418,8 @@ def test_rights_in_directories(scene: Scene, naming: str, who: str) -> None:
                     path = f"{place}/{name}"
                     results.append((path, outcome(lambda path=path: NAMINGS[naming](path))))  # type: ignore[misc]
             results += sorted((look(place, before) | look("away", before)).items())
-            shutil.rmtree("away")
-            shutil.rmtree(place)
+            rmtree("away")
+            rmtree(place)
         return results
 
-    agree(*scene.anew(act))
+    agrees(lambda scene: scene.anew(act))

@@ -39,16 +39,18 @@ class EngineHost:
         self.system = System(self)
         self.kernel: Kernel
         self._mount: Mount
-        self._token: trio.lowlevel.TrioToken
         self._world = World(directory)
         self._steps: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        """Of the loop: it goes on as long as somebody takes them."""
+        self._request: tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]] | None = None
+        self._result: outcome.Outcome[Any] | None = None
         self._ended: outcome.Outcome[None] | None = None
         self._bugs = _Bugs()
 
     def start_listed(self) -> None:
         """Start, and wait until all names of the bucket are known."""
         logging.getLogger("b2fs").addHandler(self._bugs)
-        self._ready, self._ended = False, None
+        self._ready, self._stopping, self._ended = False, False, None
         trio.lowlevel.start_guest_run(
             self._main,
             run_sync_soon_threadsafe=self._steps.put,
@@ -67,7 +69,7 @@ class EngineHost:
         """End in order. What is wrong in what the engine has left is raised here."""
         if self._ended is not None:
             return
-        self._token.run_sync_soon(lambda: self._stop.set())
+        self._stopping = True
         self._go_on_until(lambda: False)
         logging.getLogger("b2fs").removeHandler(self._bugs)
         assert not self._bugs.found, f"logged with a traceback: {self._bugs.found}"
@@ -77,15 +79,10 @@ class EngineHost:
 
     def run(self, call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
         """What `call` comes to on the engine's loop."""
-        results: list[outcome.Outcome[Any]] = []
-
-        async def task() -> None:
-            results.append(await outcome.acapture(call, *args))
-            self._token.run_sync_soon(lambda: None)  # a next step, so that no thread is started to wait for one
-
-        self._token.run_sync_soon(trio.lowlevel.spawn_system_task, task)
-        self._go_on_until(lambda: results)
-        return results[0].unwrap()
+        self._request, self._result = (call, args), None
+        self._go_on_until(lambda: self._result)
+        assert self._result is not None
+        return self._result.unwrap()
 
     def _go_on_until(self, condition: Callable[[], object]) -> None:
         """Let the engine go on until something is so, or it has ended: with an error, that is raised."""
@@ -95,13 +92,16 @@ class EngineHost:
             self._ended.unwrap()
 
     async def _main(self) -> None:
-        self._stop, self._token = trio.Event(), trio.lowlevel.current_trio_token()
         async with self._world.mount(serve=True, quiet_s=_QUIET_S, defaults=Defaults(0, 0)) as self._mount:
             self._mount.volume.now_ns = time.time_ns
             await self._mount.until(lambda: self._mount.engine.listing.complete, _CALL_S)
             self.kernel = Kernel(self._mount.files, self._mount.volume.tree.node(ROOT))
             self._ready = True
-            await self._stop.wait()
+            while not self._stopping:
+                if self._request is not None:
+                    (call, args), self._request = self._request, None
+                    self._result = await outcome.acapture(call, *args)
+                await trio.lowlevel.checkpoint()  # between two calls nobody takes the steps, so this is no busy loop
             await self.kernel.exit()
             await self._mount.drained()
 
@@ -172,12 +172,23 @@ class System:
     def walk(self, top: str, topdown: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
         directories: list[str] = []
         files: list[str] = []
-        for name in self.listdir(top):
-            (directories if self.path.isdir(os.path.join(top, name)) else files).append(name)
+        links: set[str] = set()
+        try:
+            with self.stream(top) as stream:
+                entries = list(iter(stream.read, None))
+        except OSError:
+            return  # as `os.walk` has it
+        for name, _, kind in entries:
+            if name not in (".", ".."):
+                is_link = kind == stat.S_IFLNK >> 12
+                is_dir = kind == stat.S_IFDIR >> 12 or (is_link and self.path.isdir(os.path.join(top, name)))
+                (directories if is_dir else files).append(name)
+                if is_link:
+                    links.add(name)
         if topdown:
             yield top, directories, files
         for name in directories:
-            if not self.path.islink(os.path.join(top, name)):
+            if name not in links:
                 yield from self.walk(os.path.join(top, name), topdown)
         if not topdown:
             yield top, directories, files
@@ -244,3 +255,9 @@ class Stream:
 
     def close(self) -> None:
         self._system.close(self._fd)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
