@@ -123,9 +123,9 @@ def put(path: str, data: bytes = b"content", mode: int = 0o644) -> None:
 
 def get(path: str) -> bytes:
     with opened(path, os.O_RDONLY) as fd:
-        parts = []
-        while part := os.read(fd, _PIECE):
-            parts.append(part)
+        parts = [os.read(fd, _PIECE)]
+        while len(parts[-1]) == _PIECE:
+            parts.append(os.read(fd, _PIECE))
         return b"".join(parts)
 
 
@@ -140,10 +140,8 @@ def opened(path: str, flags: int = os.O_RDWR, mode: int = 0o644) -> Iterator[int
 
 def touch_all(path: str = ".") -> None:
     """Give everything at and below a path the old time."""
-    for directory, _, files in os.walk(path, topdown=False):
-        for name in files:
-            os.utime(os.path.join(directory, name), ns=(OLD_NS, OLD_NS), follow_symlinks=False)
-        os.utime(directory, ns=(OLD_NS, OLD_NS))
+    for each in stats(path):
+        os.utime(each, ns=(OLD_NS, OLD_NS), follow_symlinks=False)
 
 
 def make_fifo(path: str) -> None:
@@ -227,7 +225,7 @@ def look(path: str = ".", before: dict[str, os.stat_result] | None = None) -> Lo
 def stats(path: str = ".") -> dict[str, os.stat_result]:
     """The stat of everything at and below a path."""
     found = {path: os.lstat(path)}
-    for directory, directories, files in os.walk(path):
+    for directory, directories, files in os.walk(path) if stat.S_ISDIR(found[path].st_mode) else ():
         for name in sorted(directories + files):
             below = os.path.join(directory, name)
             found[below] = os.lstat(below)

@@ -148,7 +148,8 @@ class _Calls:
         def call(*args: Any, **kwargs: Any) -> Any:
             return getattr(self._of(), name)(*args, **kwargs)
 
-        return functools.wraps(standard)(call) if standard is not None else call
+        self.__dict__[name] = call if standard is None else functools.wraps(standard)(call)
+        return self.__dict__[name]
 
 
 class _Os(_Calls):

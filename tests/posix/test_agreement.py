@@ -16,12 +16,14 @@ import pytest
 
 from tests.posix.support import (
     GROUP,
+    OLD_NS,
     OTHER,
     OWNER,
     RENAME_EXCHANGE,
     RENAME_NOREPLACE,
     UTIME_NOW,
     UTIME_OMIT,
+    Looks,
     look,
     make_fifo,
     make_socket,
@@ -92,8 +94,8 @@ OTHER_PATHS = (
 )  # fmt: skip
 
 
-def _surroundings() -> None:
-    """What paths lead through: `there` with an object of several kinds, `here` for the object in question."""
+def _make_there() -> None:
+    """What paths lead through: an object of several kinds."""
     os.mkdir("there")
     put("there/file", mode=0o666)
     _full("there/dir")
@@ -102,8 +104,6 @@ def _surroundings() -> None:
     os.symlink("loop", "there/loop")
     _full("there/closed")
     os.chmod("there/closed", 0o700)
-    os.mkdir("here")
-    os.chmod("here", 0o777)
 
 
 def _own(path: str, uid: int) -> None:
@@ -224,20 +224,26 @@ USERS = {"root": 0, "owner": OWNER, "group": GROUP, "other": OTHER}
 
 
 Results = list[Any]
+PLACES_OF_OBJECTS = ("./there", *(f"./here/{kind}" for kind in MAKERS))
+
+
+def _is_below(path: str, place: str) -> bool:
+    return path == place or path.startswith(place + "/")
 
 
 class Scene:
-    """The same objects in a directory of each target; made anew only when a call changed them."""
+    """The same objects in a directory of each target: `there`, and `here/KIND` each. What a call has changed is made anew."""
 
     def __init__(self, system: Any, parent: str) -> None:
         self._system, self._parent = system, parent
         self._stats: dict[str, os.stat_result] = {}
+        """How they looked when they were made, those that are as they were made."""
 
     def act(self, call: Callable[[str], Any], uid: int, skip: tuple[str, ...]) -> Results:
         """What a call comes to on each object and path, and how they look afterwards."""
         results: Results = []
         with self._in_directory("scene"):
-            before = self._stats or self._make()
+            before = self._complete()
             with user(uid) if uid else nullcontext():
                 for kind in MAKERS:
                     if kind not in skip:
@@ -245,8 +251,7 @@ class Scene:
                 results += [(path[:40], outcome(lambda path=path: call(path))) for path in OTHER_PATHS]  # type: ignore[misc]
             after = look(".", before)
             results += sorted(after.items())
-            unchanged = after.keys() == before.keys() and all(each.ctime == "same" for each in after.values())
-            self._stats = before if unchanged else {}
+            self._stats = self._untouched(before, after)
         return results
 
     def anew(self, act: Callable[[], Results]) -> Results:
@@ -257,15 +262,48 @@ class Scene:
                 rmtree(name)
         return results
 
-    def _make(self) -> dict[str, os.stat_result]:
-        for name in os.listdir("."):
-            rmtree(name) if os.path.isdir(name) else os.unlink(name)
-        _surroundings()
-        for kind, make in MAKERS.items():
-            make(f"here/{kind}")
-            _own(f"here/{kind}", OWNER)
-        touch_all()
-        return stats()
+    def _complete(self) -> dict[str, os.stat_result]:
+        """Make what is not there, or not as it was made; what they all look like."""
+        if not self._stats:
+            for name in os.listdir("."):
+                rmtree(name)
+            os.chmod(".", 0o755)
+            os.lchown(".", 0, 0)
+            os.mkdir("here")
+            os.chmod("here", 0o777)
+        made = [place for place in PLACES_OF_OBJECTS if place not in self._stats]
+        for place in made:
+            self._remove(place)
+            if place == "./there":
+                _make_there()
+            else:
+                MAKERS[place.removeprefix("./here/")](place)
+                _own(place, OWNER)
+            if os.path.lexists(place):
+                touch_all(place)
+        for each in (".", "./here") if made else ():
+            os.utime(each, ns=(OLD_NS, OLD_NS))
+            self._stats[each] = os.lstat(each)
+        for place in made:
+            self._stats |= stats(place) if os.path.lexists(place) else {}
+        return self._stats
+
+    @staticmethod
+    def _remove(path: str) -> None:
+        if os.path.lexists(path):
+            rmtree(path) if stat.S_ISDIR(os.lstat(path).st_mode) else os.unlink(path)
+
+    @staticmethod
+    def _untouched(before: dict[str, os.stat_result], after: Looks) -> dict[str, os.stat_result]:
+        """What need not be made anew; nothing, if something changed that belongs to no object."""
+        changed = {path for path in before.keys() | after.keys() if path not in after or after[path].ctime != "same"}
+        places = {place for place in PLACES_OF_OBJECTS if any(_is_below(path, place) for path in changed)}
+        lost = [path for path in changed - {".", "./here"} if not any(_is_below(path, place) for place in places)]
+        modes = [after[path].mode != f"{stat.S_IMODE(before[path].st_mode):o}" for path in (".", "./here")]
+        owners = [(after[path].uid, after[path].gid) != before[path][4:6] for path in (".", "./here")]
+        if lost or any(modes) or any(owners):
+            return {}
+        return {path: each for path, each in before.items() if not any(_is_below(path, place) for place in places)}
 
     @contextmanager
     def _in_directory(self, name: str) -> Iterator[None]:

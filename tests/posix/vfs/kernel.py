@@ -41,7 +41,7 @@ class DirEntry(NamedTuple):
 class Kernel(NameCalls):
     _fds = itertools.count(_FIRST_FD)
 
-    async def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+    async def call(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One system call. OSError; whatever else comes out is a bug, and not made an EIO of."""
         try:
             return await getattr(self, name)(*args, **kwargs)
