@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def target(item: pytest.Item) -> str:
         params = item.callspec.params if hasattr(item, "callspec") else {}
-        return str(params.get("target", params.get("agrees", "")))
+        return str(params.get("target", params.get("agrees", "")))  # `agrees` looks at the plain directory too
 
     for item in items:
         if target(item) == "mount":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import stat
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ from tests.posix.system import os
 
 Expect = Callable[..., None]
 _FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_FIEMAP = 0xC020660B
+_TRIES = 200
 
 
 @pytest.fixture
@@ -197,6 +200,18 @@ def test_farthest_times(expect: Expect, second: int, limit: int, ours: int) -> N
     expect(int(found.st_atime), plain=limit, mount=ours)
 
 
+def test_touch_after_a_write(expect: Expect) -> None:
+    """UTIME_NOW is the kernel's clock, which ticks; a write has the time to the nanosecond. So the later may be the earlier."""
+    steps = []
+    for _ in range(_TRIES):
+        put("f")
+        written = os.stat("f").st_mtime_ns
+        os.utime("f")
+        steps.append(os.stat("f").st_mtime_ns - written)
+    expect(min(steps) < 0, plain=False, mount=True)
+    assert min(steps) > -(10**9)
+
+
 @pytest.mark.kernel("statx")
 def test_birth_time(expect: Expect) -> None:
     """statx knows no time of birth."""
@@ -221,3 +236,13 @@ def test_ioctl(expect: Expect) -> None:
     with opened("f", os.O_RDONLY) as fd:
         found = outcome(lambda: fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(8)))
     expect(found if isinstance(found, str) else "known", plain="known", mount="ENOTTY")
+
+
+@pytest.mark.kernel("ioctl")
+def test_extents(expect: Expect) -> None:
+    """Nobody can ask in which blocks of a disk a file lies: FIEMAP is ENOTSUP."""
+    put("f")
+    with opened("f", os.O_RDONLY) as fd:
+        whole_file = struct.pack("=QQLLLL", 0, 1 << 62, 0, 0, 0, 0)
+        found = outcome(lambda: fcntl.ioctl(fd, _FS_IOC_FIEMAP, whole_file))
+    expect(found if isinstance(found, str) else "known", plain="known", mount="ENOTSUP")

@@ -44,6 +44,7 @@ class EngineHost:
         self._request: tuple[Callable[..., Awaitable[Any]], tuple[Any, ...]] | None = None
         self._result: outcome.Outcome[Any] | None = None
         self._ended: outcome.Outcome[None] | None = None
+        self._ready = self._stopping = False
         self._bugs = _Bugs()
 
     def start_listed(self) -> None:
@@ -66,8 +67,8 @@ class EngineHost:
 
     def stop(self) -> None:
         """End in order. What is wrong in what the engine has left is raised here."""
-        if self._ended is not None:
-            return
+        if self._ended is not None or not self._ready:
+            return  # not running
         self._stopping = True
         self._go_on_until(lambda: False)
         logging.getLogger("b2fs").removeHandler(self._bugs)

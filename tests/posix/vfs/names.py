@@ -19,6 +19,8 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 UTIME_NOW, UTIME_OMIT = (1 << 30) - 1, (1 << 30) - 2
 _SECOND = 1_000_000_000
 _BLOCK = 512
+_COARSE_CLOCK = 5
+"""CLOCK_REALTIME_COARSE, which Python has no name for."""
 _KINDS_OF_MKNOD = (0, stat.S_IFREG, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK)
 _LONGEST_XATTR_NAME = 255
 _LARGEST_XATTR = 65536
@@ -343,7 +345,7 @@ class NameCalls(Walker):
                 self.process.need(node.inode, WRITE)
         else:
             self.process.check_owner(node.inode)
-        now = time.time_ns()  # pyfuse3 asks the clock where the kernel says "now"
+        now = time.clock_gettime_ns(_COARSE_CLOCK)  # the kernel's own; pyfuse3 hands it through
         new = {}
         for name, (seconds, nanoseconds) in zip(
             ("atime_ns", "mtime_ns"), times or ((0, UTIME_NOW), (0, UTIME_NOW)), strict=True

@@ -72,9 +72,9 @@ class Process:
     def check_delete(self, directory: Node, child: Node, want_dir: bool) -> None:
         """may_delete: of a name that is a directory's, or is not to be one's."""
         self.need(directory.inode, WRITE | SEARCH)
-        if directory.inode.mode & stat.S_ISVTX and self.uid not in (child.inode.uid, directory.inode.uid):
-            if not self.privileged:
-                fail(errno.EPERM)
+        is_sticky = directory.inode.mode & stat.S_ISVTX and not self.privileged
+        if is_sticky and self.uid not in (child.inode.uid, directory.inode.uid):
+            fail(errno.EPERM)
         if want_dir != child.inode.is_dir:
             fail(errno.ENOTDIR if want_dir else errno.EISDIR)
         if not directory.linked:
