@@ -205,22 +205,23 @@ class Journal:
             raise ReadOnly(f"the journal cannot be written: {error}") from error
 
     def _write(self, db: sqlite3.Connection, change: Change) -> None:
-        for inode in change.inodes:
-            db.execute(
-                f"INSERT OR REPLACE INTO inode ({_INODE}) VALUES {_ROW}",
+        db.executemany(
+            f"INSERT OR REPLACE INTO inode ({_INODE}) VALUES {_ROW}",
+            [
                 (
                     inode.ino, inode.mode, inode.uid, inode.gid, inode.nlink, inode.size, inode.mtime_ns,
                     inode.ctime_ns, inode.atime_ns, inode.rdev, inode.target, inode.file_id, inode.sha1,
                     inode.staged, inode.scratch, inode.synced, inode.xattrs, inode.link,
                     inode.complete,
-                ),
-            )  # fmt: skip
+                )
+                for inode in change.inodes
+            ],
+        )  # fmt: skip
         for ino in change.gone:
             db.execute("DELETE FROM inode WHERE ino = ?", (ino,))
         for parent, name in change.unlinks:
             db.execute("DELETE FROM dentry WHERE parent = ? AND name = ?", (parent, name))
-        for link in change.links:
-            db.execute("INSERT OR REPLACE INTO dentry VALUES (?, ?, ?)", link)
+        db.executemany("INSERT OR REPLACE INTO dentry VALUES (?, ?, ?)", change.links)
         for intent in change.intents:
             db.execute(
                 "INSERT INTO intent VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET generation = excluded.generation",
@@ -228,17 +229,20 @@ class Journal:
             )
         for settled in change.settled:
             db.execute("DELETE FROM intent WHERE key = ? AND generation = ?", settled)
-        for row in change.objects:
-            db.execute(
-                "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (row.key, row.file_id, row.size, row.sha1, row.uploaded_ms, row.attributes, row.generation),
-            )
+        db.executemany(
+            "INSERT OR REPLACE INTO object VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (row.key, row.file_id, row.size, row.sha1, row.uploaded_ms, row.attributes, row.generation)
+                for row in change.objects
+            ],
+        )
         for key in change.lost_objects:
             db.execute("DELETE FROM object WHERE key = ?", (key,))
-        for lost in change.lost_blobs:
-            db.execute("DELETE FROM blob WHERE name = ?", (lost,))
-        for blob in change.blobs:
-            db.execute("INSERT OR REPLACE INTO blob VALUES (?, ?, ?)", (blob.name, blob.size, blob.used_s))
+        db.executemany("DELETE FROM blob WHERE name = ?", [(lost,) for lost in change.lost_blobs])
+        db.executemany(
+            "INSERT OR REPLACE INTO blob VALUES (?, ?, ?)",
+            [(blob.name, blob.size, blob.used_s) for blob in change.blobs],
+        )
         for damage in change.damaged:
             db.execute("INSERT INTO damaged VALUES (?, ?, ?, ?)", (damage.key, damage.file, damage.why, damage.at_ns))
 

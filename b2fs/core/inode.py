@@ -220,7 +220,7 @@ def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
         target=version.info.get(INFO_LINK, "") if stat.S_ISLNK(mode) else "",
         file_id="" if is_marker else version.file_id,
         sha1="" if is_marker else version.sha1,
-        xattrs=extended if xattrs.unpack(extended) else "",
+        xattrs=extended if extended and xattrs.unpack(extended) else "",
         link="" if is_marker else _link(fields.get("l", ""), version.key),
     )
 
@@ -241,6 +241,8 @@ def _fields(packed: str) -> dict[str, str]:
 
 
 def _number(text: str, base: int = 10) -> int:
+    if not text:  # most objects say little
+        return _UNREADABLE
     try:
         value = int(text, base)
     except ValueError:

@@ -28,6 +28,7 @@ from b2fs.core.inode import ROOT, Inode, attributes, from_version, operation_of
 from b2fs.core.merge import compare, is_news
 from b2fs.core.tree import Node
 from b2fs.engine import retry
+from b2fs.engine.tasks import together
 from b2fs.engine.volume import Changed, Volume
 from b2fs.errors import B2fsError, BucketError, NotDirectory
 
@@ -40,9 +41,10 @@ _SLICE = 50
 _PAGES_PER_REFRESH_INTERVAL = 20
 """A bucket of more pages is listed less often, so that refreshing costs no more than 20 class C
 transactions per interval (at the default of 10 minutes: what B2 gives for free)."""
-_PATIENCE_S = 3.0
+_PATIENCE_S = 0.3
 """How long somebody who looks into a directory waits for the listing of the whole bucket to pass it, before
-that directory is listed by itself: for most buckets the one listing is there sooner, and costs less."""
+that directory is listed by itself: for small buckets the one listing is there sooner, and costs less; who walks through
+a larger one needs its upper directories by themselves, and finds the one listing below them."""
 _TOMBSTONE_MS = 24 * 3600 * 1000
 """How long we remember that we hid a key; no listing is staler than that. So a younger object that it lacks may
 be one that it does not show yet, made by us before the last restart: it is asked for by name."""
@@ -122,8 +124,7 @@ class Listing:
             known = await volume.seam.thread(volume.journal.objects, prefix, start, page.next_key)
             direct = {key: row for key, row in known.items() if "/" not in key[len(prefix) :]}
             await self._merge(page, direct, began)
-            for folder in page.folders:
-                await self._folder(folder)
+            await self._folders(page.folders)
             start = page.next_key
         if node.linked and not node.inode.complete and forgotten == volume.forgotten:
             volume.commit(Change(inodes=[replace(node.inode, complete=True)]))
@@ -136,18 +137,22 @@ class Listing:
             if child is not None and child.inode.is_dir:
                 await self.need_below(child)
 
-    async def _folder(self, folder: str) -> None:
-        """A common prefix of a listing. If we know objects below it, it is no news: the directory is here,
-        or it was removed here and the bucket has not followed yet.
+    async def _folders(self, folders: list[str]) -> None:
+        """Common prefixes of a listing. One below which we know objects is no news: the directory is here, or it was
+        removed here and the bucket has not followed yet.
         """
         volume = self._volume
-        if names.unusable(folder) is not None:
-            self._ignore(folder, "its name cannot be a directory's; rename its objects with another B2 tool")
-        elif not await volume.seam.thread(volume.journal.knows_below, folder):
-            try:
-                await self._directory(folder.removesuffix("/"))
-            except NotDirectory:
-                self._ignore(folder, "a file has the name of this directory; rename one of the two")
+        for number in range(0, len(folders), _SLICE):
+            few = folders[number : number + _SLICE]
+            known = await volume.seam.thread(lambda few=few: [volume.journal.knows_below(each) for each in few])  # type: ignore[misc]
+            for folder in (folder for folder, is_known in zip(few, known, strict=True) if not is_known):
+                if names.unusable(folder) is not None:
+                    self._ignore(folder, "its name cannot be a directory's; rename its objects with another B2 tool")
+                    continue
+                try:
+                    await self._directory(folder.removesuffix("/"))
+                except NotDirectory:
+                    self._ignore(folder, "a file has the name of this directory; rename one of the two")
 
     # ------------------------------------------------------------ the whole bucket
 
@@ -186,19 +191,16 @@ class Listing:
         pages, start = 0, ""
         try:
             self._ignored_now.clear()
-            while True:
-                began = volume.journal.next_number()
-                page = await volume.bucket.list_page("", start, "", _PAGE)
+            coming = [await self._page(start)]
+            while coming:
+                began, page = coming.pop()
                 pages += 1
                 self.objects += len(page.versions)
-                known = await volume.seam.thread(volume.journal.objects, "", start, page.next_key)
-                await self._merge(page, known, began)
-                self._cursor = page.next_key
-                self._progress.set()
-                self._progress = trio.Event()
-                if page.next_key is None:
-                    break
-                start = page.next_key
+                await together(
+                    lambda: self._merge_page(start, page, began),  # noqa: B023  # ends in this round
+                    lambda: self._next_page(page, coming),  # noqa: B023
+                )
+                start = page.next_key or ""
             if self._forgotten == volume.forgotten:
                 self._all_complete()
             else:
@@ -212,6 +214,22 @@ class Listing:
             self._progress.set()
             self._progress = trio.Event()
 
+    async def _page(self, start: str) -> tuple[int, Page]:
+        """A page of the whole listing, and the generation at which it was asked for."""
+        began = self._volume.journal.next_number()
+        return began, await self._volume.bucket.list_page("", start, "", _PAGE)
+
+    async def _next_page(self, page: Page, coming: list[tuple[int, Page]]) -> None:
+        if page.next_key is not None:
+            coming.append(await self._page(page.next_key))
+
+    async def _merge_page(self, start: str, page: Page, began: int) -> None:
+        known = await self._volume.seam.thread(self._volume.journal.objects, "", start, page.next_key)
+        await self._merge(page, known, began)
+        self._cursor = page.next_key
+        self._progress.set()
+        self._progress = trio.Event()
+
     def _all_complete(self) -> None:
         volume = self._volume
         volume.seam.inline(volume.journal.complete_all)
@@ -224,14 +242,59 @@ class Listing:
 
     async def _merge(self, page: Page, known: dict[str, ObjectRow], began: int) -> None:
         news = compare(known, page.versions, began)
-        for number, version in enumerate(news.changed):
-            if is_news(version, self._volume.journal.object(version.key), began):  # else another listing was faster
-                await self._changed(version)
-            if number % _SLICE == _SLICE - 1:
-                await trio.lowlevel.checkpoint()
+        rest = news.changed
+        while rest:
+            taken = await self._newcomers(rest[:_SLICE])
+            if not taken:
+                if is_news(rest[0], self._volume.journal.object(rest[0].key), began):  # else another listing was faster
+                    await self._changed(rest[0])
+                taken = 1
+            rest = rest[taken:]
+            await trio.lowlevel.checkpoint()
         for row in news.missing:
             await self._missing(row)
         await trio.lowlevel.checkpoint()
+
+    async def _newcomers(self, versions: list[Version]) -> int:
+        """Put files of one directory that nobody here knows anything of, from the front of `versions`, into it by one
+        commit; how many. Whatever is not as simple as that is left to `_changed`.
+        """
+        volume, directory = self._volume, names.split(versions[0].key)[0]
+        if self._newcomer(versions[0]) is None:
+            return 0
+        try:
+            parent = await self._directory(directory)
+            await self._settled(parent)
+        except NotDirectory:
+            return 0
+        change, is_empty = Change(), not volume.journal.has_entries(parent)
+        for version in versions:
+            place, text = names.split(version.key)
+            name = text.encode()
+            if place != directory or (described := self._newcomer(version)) is None:
+                break
+            if not is_empty and self._lookup(parent, name) is not None:
+                break
+            change.inodes.append(described)
+            change.links.append((parent, name, described.ino))
+            change.objects.append(_row(version, described, volume.journal.next_number()))
+        if change.inodes:
+            volume.commit(change)
+        for _, name, _ in change.links:
+            volume.on_change(Changed(parent, name, is_new=True))
+        return len(change.inodes)
+
+    def _newcomer(self, version: Version) -> Inode | None:
+        """The inode of a file that is simply new: not ours, not known, one name."""
+        volume, key = self._volume, version.key
+        if names.unusable(key) is not None or names.marked_directory(key) is not None:
+            return None
+        if operation_of(version.info).startswith(volume.mount_id + ".") or volume.schedule.covers(key):
+            return None
+        if volume.journal.object(key) is not None:
+            return None
+        described = from_version(version, volume.journal.next_number(), volume.settings.defaults)
+        return None if described.link else described
 
     async def _changed(self, version: Version) -> None:
         """An object is new to us, or newer than what we know."""
@@ -242,10 +305,7 @@ class Listing:
             return
         marked = names.marked_directory(key)
         described = from_version(version, volume.journal.next_number(), volume.settings.defaults)
-        row = ObjectRow(
-            key, version.file_id, version.size, version.sha1, version.uploaded_ms, attributes(described),
-            volume.journal.next_number(),
-        )  # fmt: skip
+        row = _row(version, described, volume.journal.next_number())
         is_own = operation_of(version.info).startswith(volume.mount_id + ".")
         if self._is_ours(row, is_own) or self._came_late(version, row):
             return
@@ -504,3 +564,9 @@ def _is_at(inode: Inode, row: ObjectRow) -> bool:
     version may be the home.
     """
     return inode.file_id == row.file_id or inode.link != ""
+
+
+def _row(version: Version, described: Inode, generation: int) -> ObjectRow:
+    return ObjectRow(
+        version.key, version.file_id, version.size, version.sha1, version.uploaded_ms, attributes(described), generation
+    )
