@@ -253,6 +253,12 @@ class Config:
     refresh_interval: float = _setting(PERIOD, 600.0, "how often the bucket is listed again; 0: never")
     uploads: int = _setting(WORKERS, 16, "parallel uploads")
     fetches: int = _setting(WORKERS, 32, "parallel fetches")
+    predict: bool = _setting(
+        SWITCH, True, "small files that will probably be read next are fetched before: see `b2fs stats` for what it brings"
+    )
+    prefetch: Patterns = _setting(  # noqa: RUF009  # it is a field(), not a value
+        PATTERNS, Patterns(), "files of up to 1 MiB that are fetched as soon as the bucket is listed: `*.json`"
+    )
     uid: int | None = _setting(OWNER, None, "owner of objects that name none", computed="the daemon's own")
     gid: int | None = _setting(OWNER, None, "group of objects that name none", computed="the daemon's own")
     file_mode: int = _setting(MODE, 0o644, "mode of objects that name none")

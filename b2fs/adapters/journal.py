@@ -356,6 +356,12 @@ class Journal:
         with self._reading:
             return [(row[0], _inode(row[1:])) for row in self._reader.execute(query, (ino,))]
 
+    def following(self, parent: int, name: bytes, limit: int, backwards: bool = False) -> list[bytes]:
+        """The names behind a name (that need not be there) in a directory, or before it, the nearest first."""
+        order = "< ? ORDER BY name DESC" if backwards else "> ? ORDER BY name"
+        query = f"SELECT name FROM dentry WHERE parent = ? AND name {order} LIMIT ?"
+        return [row[0] for row in self._db.execute(query, (parent, name, limit))]
+
     def has_entries(self, ino: int) -> bool:
         return self._db.execute("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (ino,)).fetchone() is not None
 
@@ -431,6 +437,12 @@ class Journal:
         bounds = (max(low, start), end if end is not None and (isinstance(high, bytes) or end < high) else high)
         with self._reading:
             return {row[0]: ObjectRow(*row) for row in self._reader.execute(query, bounds)}
+
+    def objects_after(self, key: str, limit: int) -> list[ObjectRow]:
+        """Rows behind a key, in the order of keys, at most so many. Any thread."""
+        query = "SELECT * FROM object WHERE key > ? ORDER BY key LIMIT ?"
+        with self._reading:
+            return [ObjectRow(*row) for row in self._reader.execute(query, (key, limit))]
 
     def knows_below(self, prefix: str) -> bool:
         """Whether any row, tombstones too, has a key that starts with `prefix`. Any thread."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
 import cachetools
@@ -49,11 +50,13 @@ class Counters(msgspec.Struct):
 class _Flight:
     """A fetch that is under way."""
 
-    __slots__ = ("done", "error")
+    __slots__ = ("done", "error", "wanted")
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: bool) -> None:
         self.done = trio.Event()
         self.error: B2fsError | None = None
+        self.wanted = wanted
+        """Somebody waits for it; else a fault ends it at once."""
 
 
 class _OpenFiles(cachetools.LRUCache[str, int]):
@@ -77,6 +80,14 @@ class Cache:
         self._room = trio.Event()
         self._part = 0
         self._giving_way = False
+        self.unread: dict[str, int] = {}
+        """Blobs (to sizes) that came before anybody asked for them, and that nobody has read yet."""
+        self.unread_bytes = 0
+        self.on_miss: Callable[[str, int], None] = lambda file_id, size: None
+        """Hears of reads that found nothing here; called without suspension, as the next two."""
+        self.on_first_read: Callable[[str, int], None] = lambda name, size: None
+        self.on_waste: Callable[[str, int], None] = lambda name, size: None
+        """Hears of blobs that went before anybody had read them."""
         volume.give_way = self.give_way
 
     # ------------------------------------------------------------ reading
@@ -98,8 +109,11 @@ class Cache:
         found = self.opened(file_id, size, index)
         if found is not None:
             self.counters.hits += 1
+            if self.unread and (name := chunks.whole(file_id)) in self.unread:
+                self.on_first_read(name, self._no_longer_unread(name))
             return found
         self.counters.misses += 1
+        self.on_miss(file_id, size)
         while True:
             flight = self.start(file_id, size, sha1, index)
             await flight.done.wait()
@@ -109,17 +123,25 @@ class Cache:
             if found is not None:
                 return found  # else it was evicted before we woke: once more
 
-    def start(self, file_id: str, size: int, sha1: str, index: int) -> _Flight:
-        """Begin to fetch a chunk (or join who did), without waiting. Its error is kept in the flight."""
+    def start(self, file_id: str, size: int, sha1: str, index: int, *, ahead: bool = False) -> _Flight:
+        """Begin to fetch a chunk (or join who did), without waiting. Its error is kept in the flight.
+
+        `ahead`: nobody waits for it, so it is tried once; until somebody joins.
+        """
         if chunks.is_small(size):
             name, offset, length = chunks.whole(file_id), 0, size
         else:
             name, (offset, length), sha1 = chunks.part(file_id, index), chunks.span(size, index), ""
         flight = self._flights.get(name)
         if flight is None:
-            flight = self._flights[name] = _Flight()
+            flight = self._flights[name] = _Flight(wanted=not ahead)
             self._nursery.start_soon(self._fetch, flight, name, file_id, offset, length, sha1)
+        flight.wanted |= not ahead
         return flight
+
+    def is_coming(self, name: str) -> bool:
+        """Whether a blob is being fetched."""
+        return name in self._flights
 
     def is_here(self, file_id: str, size: int, index: int) -> bool:
         return self.opened(file_id, size, index) is not None
@@ -167,14 +189,24 @@ class Cache:
                     raise
                 return mine
 
-            number = await retry.until(volume.settings.read_deadline_s, attempt, "the content")
+            if not flight.wanted:
+                try:
+                    number = await attempt()
+                except BucketError as error:
+                    if not (flight.wanted and error.may_retry):
+                        raise
+            if not number:
+                number = await retry.until(volume.settings.read_deadline_s, attempt, "the content")
             await volume.seam.thread(volume.disk.secure_part, number)
             volume.seam.inline(volume.disk.part_to_blob, number, name)
             self.add(name, length)
+            if not flight.wanted:
+                self.unread[name] = length
+                self.unread_bytes += length
             self.counters.fetches += 1
             self.counters.fetched_bytes += length
         except BucketError as error:
-            if error.fault is Fault.MISSING:
+            if error.fault is Fault.MISSING and flight.wanted:
                 log.error("version %s is gone from the bucket, its content cannot be read", file_id)
             flight.error = error
         except NoSpace:
@@ -241,6 +273,8 @@ class Cache:
         for name in gone:
             self._close(name)
             self._volume.seam.inline(self._volume.disk.drop_blob, name)
+            if name in self.unread:
+                self.on_waste(name, self._no_longer_unread(name))
         self.counters.evictions += len(gone)
         if gone:
             self._note(Change(lost_blobs=gone))
@@ -276,6 +310,7 @@ class Cache:
             self.index.forget(name)
             self._close(name)
             self._volume.seam.inline(self._volume.disk.drop_blob, name)
+            self._no_longer_unread(name)
         self._note(Change(lost_blobs=names))
 
     def rename(self, old_id: str, new_id: str) -> None:
@@ -285,6 +320,7 @@ class Cache:
         for blob in self._volume.journal.blobs_of(old_stem):
             new = new_stem + blob.name.removeprefix(old_stem)
             self._close(blob.name)
+            self._no_longer_unread(blob.name)
             if self._volume.seam.inline(self._volume.disk.rename_blob, blob.name, new):
                 self.index.hit(blob.name, blob.size)
                 self.index.forget(blob.name)
@@ -293,6 +329,12 @@ class Cache:
                 change.blobs.append(Blob(new, blob.size, int(time.time())))
         if change.blobs:
             self._note(change)
+
+    def _no_longer_unread(self, name: str) -> int:
+        """Its size, 0 if it was not."""
+        size = self.unread.pop(name, 0)
+        self.unread_bytes -= size
+        return size
 
     def _close(self, name: str) -> None:
         fd = self._files.pop(name, None)

@@ -26,6 +26,7 @@ from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
 from b2fs.engine.filesystem import FileSystem
 from b2fs.engine.listing import Listing
+from b2fs.engine.prefetch import Prefetch
 from b2fs.engine.recovery import Recovery
 from b2fs.engine.seam import Seam
 from b2fs.engine.upload import Uploader
@@ -105,7 +106,9 @@ class Engine:
         self.listing = Listing(volume)
         self.recovery = Recovery(volume)
         self.uploader = Uploader(volume, self.cache, self.content, self.recovery)
-        self.files = FileSystem(volume, self.cache, self.content, self.listing, self.uploader)
+        self.prefetch = Prefetch(volume, self.cache)
+        self.listing.on_news = self.prefetch.news
+        self.files = FileSystem(volume, self.cache, self.content, self.listing, self.uploader, self.prefetch)
         self.online = False
         self.connect_error = ""
         self._hasten = trio.Event()
@@ -138,6 +141,7 @@ class Engine:
             await self.connect()
             nursery.start_soon(watched, self.uploader.run)
             nursery.start_soon(watched, self.listing.run)
+            nursery.start_soon(watched, self.prefetch.run)
 
     async def _keep_house(self) -> None:
         volume = self.volume
@@ -185,6 +189,7 @@ class Engine:
         up, down = self.uploader.counters, self.cache.counters
         return {
             "cache": self.cache.statistics(),
+            "prefetch": self.prefetch.statistics(),
             "dirty": self.dirty(),
             "queue": {
                 "waiting": sum(not e.running and not e.error for e in entries),

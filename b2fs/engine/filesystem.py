@@ -26,6 +26,7 @@ from b2fs.core.tree import Node
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
 from b2fs.engine.listing import Listing
+from b2fs.engine.prefetch import Prefetch
 from b2fs.engine.readahead import ReadAhead
 from b2fs.engine.upload import Uploader
 from b2fs.engine.volume import Volume
@@ -76,13 +77,22 @@ class NewAttributes(msgspec.Struct, frozen=True):
 
 
 class FileSystem:
-    def __init__(self, volume: Volume, cache: Cache, content: Content, listing: Listing, uploader: Uploader) -> None:
+    def __init__(
+        self,
+        volume: Volume,
+        cache: Cache,
+        content: Content,
+        listing: Listing,
+        uploader: Uploader,
+        prefetch: Prefetch,
+    ) -> None:
         self._volume = volume
         self._tree = volume.tree
         self._cache = cache
         self._content = content
         self._listing = listing
         self._uploader = uploader
+        self._prefetch = prefetch
         self._handles: dict[int, Handle | Entries] = {}
         self._next_handle = 1
 
@@ -453,6 +463,7 @@ class FileSystem:
         if start == 0:
             directory = await self._complete(handle.node.ino) if handle.node.linked else handle.node
             handle.names = [b".", b"..", *(directory.children or {})]
+            self._prefetch.listed(directory.ino)
         return self._entries(handle, start)
 
     def _entries(self, handle: Entries, start: int) -> Iterator[tuple[int, bytes, Node]]:

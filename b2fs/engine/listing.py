@@ -16,7 +16,7 @@ Errors: a listing that fails changes nothing; whoever waits for it gets Unavaila
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 from msgspec.structs import replace
@@ -61,6 +61,8 @@ class Listing:
         self.objects = 0
         """Objects seen by the last whole listing, or by the running one so far."""
         self.last_error = ""
+        self.on_news: Callable[[list[Version]], None] = lambda versions: None
+        """Hears what a page of a listing brought; called without suspension."""
         self._wanted = trio.Event()
         self._ignored_now: set[str] = set()
         """Objects that the running (or last) listing could not show."""
@@ -251,6 +253,7 @@ class Listing:
                 taken = 1
             rest = rest[taken:]
             await trio.lowlevel.checkpoint()
+        self.on_news(news.changed)
         for row in news.missing:
             await self._missing(row)
         await trio.lowlevel.checkpoint()

@@ -65,6 +65,11 @@ class Settings(msgspec.Struct, frozen=True):
     read_deadline_s: float = 60.0
     refresh_s: float = 600.0
     uploads: int = 16
+    fetches: int = 32
+    predict: bool = True
+    """Small files that will probably be read next are fetched before."""
+    prefetch: Patterns = Patterns()
+    """Small files that are fetched as soon as they are known."""
 
 
 class Changed(msgspec.Struct, frozen=True):

@@ -47,6 +47,9 @@ def engine_settings(config: Config) -> Settings:
         read_deadline_s=config.read_deadline,
         refresh_s=config.refresh_interval,
         uploads=config.uploads,
+        fetches=config.fetches,
+        predict=config.predict,
+        prefetch=config.prefetch,
     )
 
 

@@ -1,0 +1,244 @@
+"""Prefetch: small files are fetched before somebody asks for them.
+
+Rules
+  What is predicted (`core.prefetch`) goes first, then what the patterns of the settings name. Both stand back behind
+  reads: some of the fetch lanes are never used for them, and a read that finds its file in the queue fetches it itself,
+  one that finds it on the way takes that fetch over.
+  A fetch that nobody waits for is tried once. A version that is gone is dropped without a word; after any other fault
+  all of them pause, after a refusal (a cap, the key) for long.
+  It takes free room and that of blobs that nobody used since the start, never of others; what nobody has read yet fills
+  at most a part of the cache.
+  Every blob counts as useful when it is read, as wasted when it is evicted before.
+
+Everything but `run` is called without a suspension, on a miss or a first use only: a read of what is here costs nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import trio
+
+from b2fs.core import chunks
+from b2fs.core.bucket import Version
+from b2fs.core.inode import ROOT, Inode
+from b2fs.core.prefetch import Member, Predictor
+from b2fs.engine import retry
+from b2fs.engine.cache import Cache
+from b2fs.engine.volume import Volume
+from b2fs.errors import BucketError, Fault
+
+log = logging.getLogger(__name__)
+
+_SMALL = 1024 * 1024
+"""Largest file that is prefetched: what a round trip costs is not worth more bytes."""
+_DEPTH = 3
+"""How many directories of a path are looked at for the same name beside it."""
+_CACHE_PART = 4
+"""What nobody has read yet fills at most 1/n of the cache."""
+_ON_THE_WAY = 16 * 1024 * 1024
+"""Bytes that are being fetched without anybody waiting for them."""
+_LANES_LEFT = 4
+"""1/n of the fetch lanes is left to reads."""
+_QUEUE = 100_000
+"""Entries of what the patterns name: the rest comes with the next start."""
+_PAGE = 1000
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A version to fetch."""
+
+    file_id: str
+    size: int
+    sha1: str
+
+    @property
+    def blob(self) -> str:
+        return chunks.whole(self.file_id)
+
+
+class Counters(msgspec.Struct):
+    """Requests, and bytes of what arrived."""
+
+    requests: int = 0
+    bytes: int = 0
+    useful: int = 0
+    useful_bytes: int = 0
+    wasted: int = 0
+    """Evicted before anybody read them."""
+    wasted_bytes: int = 0
+    failed: int = 0
+
+
+class Prefetch:
+    def __init__(self, volume: Volume, cache: Cache) -> None:
+        self._volume = volume
+        self._cache = cache
+        self._patterns = volume.settings.prefetch
+        self._predictor = Predictor(volume.journal.following)
+        self._predicted: deque[Wanted] = deque()
+        """At most as many as the predictor has open."""
+        self._named: deque[Wanted] = deque()
+        self._lanes = max(1, volume.settings.fetches - max(1, volume.settings.fetches // _LANES_LEFT))
+        self._on_the_way: dict[str, int] = {}
+        self._work = trio.Event()
+        self._failures = 0
+        self._pause_until_s = 0.0
+        self.counters = Counters()
+        if volume.settings.predict:
+            cache.on_miss = self._missed
+        cache.on_first_read = self._first_read
+        cache.on_waste = self._wasted
+
+    # ------------------------------------------------------------ what happens
+
+    def listed(self, directory: int) -> None:
+        """A program looks at all names of a directory."""
+        self._predictor.listed(directory)
+
+    def news(self, versions: Iterable[Version]) -> None:
+        """A listing brought these."""
+        if self._patterns.globs:
+            self._take(Wanted(v.file_id, v.size, v.sha1) for v in versions if self._patterns.match(v.key))
+
+    def _missed(self, file_id: str, size: int) -> None:
+        if not chunks.is_small(size):
+            return
+        blob = chunks.whole(file_id)
+        if self._predictor.expects(blob):
+            self._expect(self._predictor.used(blob))
+        else:
+            self._expect(self._predictor.missed(self._members(file_id)))
+
+    def _first_read(self, blob: str, size: int) -> None:
+        self.counters.useful += 1
+        self.counters.useful_bytes += size
+        self._expect(self._predictor.used(blob))
+
+    def _wasted(self, blob: str, size: int) -> None:
+        self.counters.wasted += 1
+        self.counters.wasted_bytes += size
+        self._predictor.lost(blob)
+
+    # ------------------------------------------------------------ what to fetch
+
+    def _members(self, file_id: str) -> list[Member]:
+        """The series that a file is in: its directory's, and those of its name in directories beside its own."""
+        journal, found = self._volume.journal, list[Member]()
+        inode, tail = journal.lives_in(file_id), tuple[bytes, ...]()
+        ino = inode.ino if inode is not None else ROOT
+        while ino != ROOT and len(found) <= _DEPTH:
+            parent, name = next(iter(journal.names_of(ino)), (ROOT, b""))
+            found.append(Member((parent, tail), name))
+            ino, tail = parent, (name, *tail)
+        return found
+
+    def _expect(self, members: Sequence[Member]) -> None:
+        for member in members:
+            wanted = self._wanted(self._find(member))
+            if wanted is not None and self._predictor.predict(member, wanted.blob) and self._predictor.on:
+                self._predicted.append(wanted)
+        if self._predicted:
+            self._work.set()
+
+    def _find(self, member: Member) -> Inode | None:
+        directory, tail = member.series
+        inode = self._volume.journal.entry(directory, member.name)
+        for name in tail:
+            inode = self._volume.journal.entry(inode.ino, name) if inode is not None else None
+        return inode
+
+    def _wanted(self, inode: Inode | None) -> Wanted | None:
+        """What is to be fetched for a file; None if it is here, large, or not a clean file."""
+        if inode is None or not inode.is_file or inode.scratch or inode.staged or not inode.file_id:
+            return None
+        if not 0 < inode.size <= _SMALL or self._volume.disk.has_blob(chunks.whole(inode.file_id)):
+            return None
+        return Wanted(inode.file_id, inode.size, inode.sha1)
+
+    def _take(self, wanted: Iterable[Wanted]) -> None:
+        self._named.extend(each for each in wanted if 0 < each.size <= _SMALL and len(self._named) < _QUEUE)
+        if self._named:
+            self._work.set()
+
+    async def _read_names(self) -> None:
+        """What the patterns name of what the journal knows from earlier runs."""
+        journal, after = self._volume.journal, ""
+        while rows := await self._volume.seam.thread(journal.objects_after, after, _PAGE):
+            after = rows[-1].key
+            self._take(Wanted(r.file_id, r.size, r.sha1) for r in rows if r.file_id and self._patterns.match(r.key))
+            await trio.lowlevel.checkpoint()
+
+    # ------------------------------------------------------------ fetching
+
+    async def run(self) -> None:
+        """Fetch what is expected; never ends."""
+        if self._patterns.globs:
+            await self._read_names()
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._work.wait()
+                self._work = trio.Event()
+                await trio.sleep(max(0.0, self._pause_until_s - trio.current_time()))
+                while len(self._on_the_way) < self._lanes and (wanted := self._next()) is not None:
+                    self._on_the_way[wanted.blob] = wanted.size
+                    nursery.start_soon(self._fetch, wanted)
+
+    def _next(self) -> Wanted | None:
+        """The next of the queues that is worth a fetch still, and has room."""
+        while queue := self._predicted or self._named:
+            wanted = queue[0]
+            if sum(self._on_the_way.values()) + wanted.size > max(_ON_THE_WAY, wanted.size):
+                return None
+            queue.popleft()
+            if self._cache.is_coming(wanted.blob) or self._volume.disk.has_blob(wanted.blob):
+                continue
+            if self._has_room(wanted.size):
+                return wanted
+            self._predictor.dropped(wanted.blob)
+        return None
+
+    def _has_room(self, size: int) -> bool:
+        index = self._cache.index
+        unread = self._cache.unread_bytes + sum(self._on_the_way.values())
+        if unread + size > index.limit // _CACHE_PART or index.short(size) > index.cold_bytes:
+            return False
+        return self._volume.disk_room(size)
+
+    async def _fetch(self, wanted: Wanted) -> None:
+        self.counters.requests += 1
+        flight = self._cache.start(wanted.file_id, wanted.size, wanted.sha1, 0, ahead=True)
+        await flight.done.wait()
+        del self._on_the_way[wanted.blob]
+        self._work.set()
+        if flight.error is None:
+            self._failures = 0
+            self.counters.bytes += wanted.size
+            if flight.wanted:  # somebody came for it on the way
+                self.counters.useful += 1
+                self.counters.useful_bytes += wanted.size
+            return
+        self.counters.failed += 1
+        self._predictor.dropped(wanted.blob)
+        fault = flight.error if isinstance(flight.error, BucketError) else None
+        if fault is not None and fault.fault is Fault.MISSING:
+            return
+        self._failures += 1
+        pause_s = retry.backoff_s(self._failures, fault)
+        self._pause_until_s = max(self._pause_until_s, trio.current_time() + pause_s)
+        for each in self._predicted:  # whoever needs them will have asked by then
+            self._predictor.dropped(each.blob)
+        self._predicted.clear()
+
+    def statistics(self) -> dict[str, Any]:
+        """For `b2fs stats`; `unread`: fetched, and neither read nor evicted so far."""
+        return {
+            **msgspec.structs.asdict(self.counters),
+            "unread": len(self._cache.unread),
+            "unread_bytes": self._cache.unread_bytes,
+            "on": self._volume.settings.predict and self._predictor.on,
+        }
