@@ -93,6 +93,7 @@ _INODE = (
     "synced, xattrs, link, complete"
 )
 _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
+_DIRECTORY = f"SELECT d.name, {_INODE_I} FROM dentry d JOIN inode i USING (ino) WHERE d.parent = ?"
 _ROW = "(" + ", ".join("?" * 19) + ")"
 _FULL = 1024 * 1024
 """Fewer free bytes than this explain an I/O error."""
@@ -350,11 +351,15 @@ class Journal:
             inode = self.entry(inode.ino, part.encode()) if inode is not None else None
         return inode
 
+    def load_small_directory(self, ino: int, most: int) -> list[tuple[bytes, Inode]] | None:
+        """All entries of a directory, None if it has more than `most`."""
+        rows = self._db.execute(f"{_DIRECTORY} LIMIT ?", (ino, most + 1)).fetchall()
+        return [(row[0], _inode(row[1:])) for row in rows] if len(rows) <= most else None
+
     def load_directory(self, ino: int) -> list[tuple[bytes, Inode]]:
         """All entries of a directory. Any thread; the directory must not change meanwhile."""
-        query = f"SELECT d.name, {_INODE_I} FROM dentry d JOIN inode i USING (ino) WHERE d.parent = ?"
         with self._reading:
-            return [(row[0], _inode(row[1:])) for row in self._reader.execute(query, (ino,))]
+            return [(row[0], _inode(row[1:])) for row in self._reader.execute(_DIRECTORY, (ino,))]
 
     def following(self, parent: int, name: bytes, limit: int, backwards: bool = False) -> list[bytes]:
         """The names behind a name (that need not be there) in a directory, or before it, the nearest first."""
@@ -437,6 +442,10 @@ class Journal:
         bounds = (max(low, start), end if end is not None and (isinstance(high, bytes) or end < high) else high)
         with self._reading:
             return {row[0]: ObjectRow(*row) for row in self._reader.execute(query, bounds)}
+
+    def keys_between(self, first: str, last: str) -> set[str]:
+        """The keys of the rows, tombstones too, with first <= key <= last."""
+        return {row[0] for row in self._db.execute("SELECT key FROM object WHERE key BETWEEN ? AND ?", (first, last))}
 
     def objects_after(self, key: str, limit: int) -> list[ObjectRow]:
         """Rows behind a key, in the order of keys, at most so many. Any thread."""

@@ -271,10 +271,11 @@ class Listing:
         except NotDirectory:
             return 0
         change, is_empty = Change(), not volume.journal.has_entries(parent)
+        known = volume.journal.keys_between(versions[0].key, versions[-1].key)
         for version in versions:
             place, text = names.split(version.key)
             name = text.encode()
-            if place != directory or (described := self._newcomer(version)) is None:
+            if place != directory or version.key in known or (described := self._newcomer(version)) is None:
                 break
             if not is_empty and self._lookup(parent, name) is not None:
                 break
@@ -288,13 +289,11 @@ class Listing:
         return len(change.inodes)
 
     def _newcomer(self, version: Version) -> Inode | None:
-        """The inode of a file that is simply new: not ours, not known, one name."""
+        """The inode of a file that is simply new: not ours, one name."""
         volume, key = self._volume, version.key
         if names.unusable(key) is not None or names.marked_directory(key) is not None:
             return None
         if operation_of(version.info).startswith(volume.mount_id + ".") or volume.schedule.covers(key):
-            return None
-        if volume.journal.object(key) is not None:
             return None
         described = from_version(version, volume.journal.next_number(), volume.settings.defaults)
         return None if described.link else described
