@@ -1,0 +1,263 @@
+"""Prefetch: reads find what they need, nobody waits behind it, and it costs no more than it may."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+import trio
+import trio.testing
+
+from b2fs.core.policy import parse
+from b2fs.core.prefetch import FIRST
+from b2fs.engine.retry import REFUSED_S
+from b2fs.errors import BucketError, Fault
+from tests.engine.world import DOWN, Mount, World
+from tests.fakes.bucket import Planted
+
+KIB = 1024
+
+
+def fill(world: World, names: Iterable[str], size: int = 100) -> dict[str, bytes]:
+    """Objects of these names, each with a content of its own."""
+    found = {name: name.encode().ljust(size, b".") for name in names}
+    for name, data in found.items():
+        world.bucket.put(name, data)
+    return found
+
+
+def directory(count: int, path: str = "d") -> list[str]:
+    return [f"{path}/{number:03}.mp3" for number in range(count)]
+
+
+def site(count: int) -> list[str]:
+    """Dictations with the three kinds of files that an index page passes by."""
+    names = ("cover.webp", "en/000.mp3", "en/sentences.json", "info.json", "ru/000.mp3")
+    return [f"dictations/dict_{number:03}/{name}" for number in range(count) for name in names]
+
+
+async def ready(m: Mount) -> None:
+    """The bucket is listed."""
+    await m.until(lambda: m.engine.listing.complete and not m.engine.listing.running)
+
+
+def fetched(world: World) -> int:
+    return len(world.bucket.calls("fetch"))
+
+
+async def test_files_in_order_are_here_when_they_are_read(world: World, autojump_clock: object) -> None:
+    """A directory read in the order of its names: two misses, then hits; each file is fetched once, and none is wasted."""
+    files = fill(world, directory(60))
+    async with world.mount(serve=True) as m:
+        await ready(m)
+        for name, data in files.items():
+            assert await m.read(name) == data
+            await trio.testing.wait_all_tasks_blocked()
+        assert m.engine.cache.counters.misses == 2
+        assert m.engine.prefetch.statistics() | {"useful_bytes": 5800, "bytes": 5800} == {
+            "requests": 58, "bytes": 5800, "useful": 58, "useful_bytes": 5800, "wasted": 0, "wasted_bytes": 0,
+            "failed": 0, "unread": 0, "unread_bytes": 0, "on": True,
+        }  # fmt: skip
+    assert fetched(world) == 60
+
+
+async def test_the_index_of_a_site(world: World, autojump_clock: object) -> None:
+    """One file or two of each of many directories, one directory after the other: a miss in the first two, then hits;
+    what lies beside is not fetched.
+    """
+    fill(world, site(50))
+    async with world.mount(serve=True) as m:
+        await ready(m)
+        for name in await m.names("dictations"):
+            await m.names(f"dictations/{name}")
+            for file in ("info.json", "en/sentences.json"):
+                await m.read(f"dictations/{name}/{file}")
+                await trio.testing.wait_all_tasks_blocked()
+        assert m.engine.cache.counters.misses == 4
+    assert fetched(world) == 100
+
+
+async def test_a_listed_directory_is_read_on(world: World, autojump_clock: object) -> None:
+    """After a listing the first file's miss is enough."""
+    files = fill(world, directory(30))
+    async with world.mount(serve=True) as m:
+        await ready(m)
+        assert len(await m.names("d")) == 30
+        for name in files:
+            await m.read(name)
+            await trio.testing.wait_all_tasks_blocked()
+        assert m.engine.cache.counters.misses == 1
+
+
+async def test_a_read_takes_over_the_fetch_that_is_under_way(world: World, autojump_clock: object) -> None:
+    """Whoever reads what is being prefetched waits for that fetch; a passing fault of it is tried again then."""
+    fill(world, directory(20))
+    async with world.mount(serve=True) as m:
+        await ready(m)
+        await m.read("d/000.mp3")
+        world.bucket.gate.close("fetch")
+        wanted = world.bucket.objects()["d/002.mp3"].file_id
+        world.bucket.faults.append(Planted("fetch", DOWN, wanted))
+        with trio.fail_after(100):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(m.read, "d/001.mp3")
+                await world.bucket.gate.waiting("fetch", 1 + FIRST)
+                nursery.start_soon(m.read, "d/002.mp3")
+                await trio.testing.wait_all_tasks_blocked()
+                world.bucket.gate.open()
+        assert [key for _, key in world.bucket.calls("fetch")].count(wanted) == 2, "the fault, and the one more attempt"
+        assert m.engine.prefetch.counters.useful >= 1
+
+
+async def test_reads_do_not_wait_behind_prefetches(world: World, autojump_clock: object) -> None:
+    """However much is to be prefetched, a part of the lanes is left: a read's fetch begins at once. One that waits in
+    the queue is fetched by its reader.
+    """
+    names = directory(400)
+    fill(world, [*names, "other/x"])
+    world.bucket.gate.close("fetch")
+    async with world.mount(serve=True, fetches=8, prefetch=parse(["*.mp3"])) as m:
+        await ready(m)
+        with trio.fail_after(100):
+            await world.bucket.gate.waiting("fetch", 6)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(m.engine.prefetch._on_the_way) == 6
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(m.read, "other/x")
+                nursery.start_soon(m.read, names[-1])
+                await world.bucket.gate.waiting("fetch", 8)
+                world.bucket.gate.open()
+        await m.until(lambda: not m.engine.prefetch._named and not m.engine.prefetch._on_the_way)
+    assert fetched(world) == 401
+
+
+async def test_patterns_are_fetched_once_the_bucket_is_listed(world: World, autojump_clock: object) -> None:
+    """What the setting names is here before anybody asks; the next start fetches nothing, but what has changed."""
+    fill(world, site(40))
+    async with world.mount(serve=True, prefetch=parse(["*.json"])) as m:
+        await ready(m)
+        await m.until(lambda: fetched(world) == 80 and not m.engine.prefetch._on_the_way)
+        await m.read("dictations/dict_007/info.json")
+        assert m.engine.cache.counters.misses == 0
+    async with world.mount(serve=True, prefetch=parse(["*.json"])) as m:
+        await ready(m)
+        world.bucket.put("dictations/dict_007/info.json", b"new")
+        await m.refresh()
+        await m.until(lambda: fetched(world) == 81)
+        assert await m.read("dictations/dict_007/info.json") == b"new"
+    assert fetched(world) == 81
+
+
+async def test_what_earlier_runs_have_listed_is_fetched_at_the_start(world: World, autojump_clock: object) -> None:
+    """A pattern that is set later is about objects that were listed before, too."""
+    fill(world, site(10))
+    async with world.mount():
+        pass
+    async with world.mount(serve=True, prefetch=parse(["*.json"])) as m:
+        await m.until(lambda: fetched(world) == 20 and not m.engine.prefetch._on_the_way)
+
+
+async def test_switched_off(world: World, autojump_clock: object) -> None:
+    """`predict` off: only what is read is fetched."""
+    files = fill(world, directory(20))
+    async with world.mount(serve=True, predict=False) as m:
+        await ready(m)
+        for name in files:
+            await m.read(name)
+        assert m.engine.cache.counters.misses == 20
+        assert m.engine.prefetch.statistics()["on"] is False
+        assert m.engine.prefetch.counters.requests == 0
+
+
+async def test_random_access_switches_it_off(world: World, autojump_clock: object) -> None:
+    """Two neighbours here and there, never more: prefetch ends after a bounded waste, and says so."""
+    fill(world, [name for number in range(150) for name in directory(12, f"d{number:03}")])
+    async with world.mount(serve=True) as m:
+        await ready(m)
+        for number in random.Random(1).sample(range(150), 150):
+            for name in directory(12, f"d{number:03}")[3:5]:
+                await m.read(name)
+                await trio.testing.wait_all_tasks_blocked()
+        statistics = m.engine.prefetch.statistics()
+        assert statistics["on"] is False
+        assert statistics["useful"] == 0
+        assert statistics["unread"] == statistics["requests"] <= 200
+    assert fetched(world) == 300 + statistics["requests"]
+
+
+async def test_what_is_gone_is_dropped(
+    world: World, autojump_clock: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Versions that others removed meanwhile: no error, no pause, no line in the log."""
+    files = fill(world, directory(20))
+    async with world.mount(serve=True, others=True) as m:
+        await ready(m)
+        for name in directory(20)[4:8]:
+            world.bucket.purge(world.bucket.objects()[name].file_id)
+        for name in directory(20)[:4]:
+            assert await m.read(name) == files[name]
+            await trio.testing.wait_all_tasks_blocked()
+        assert m.engine.prefetch.counters.failed == 4
+        assert await m.read("d/019.mp3") == files["d/019.mp3"]
+        assert m.engine.cache.counters.misses == 2, "the others have come"
+    assert caplog.text == ""
+
+
+async def test_a_capped_account_is_left_alone(world: World, autojump_clock: object) -> None:
+    """A refusal ends all prefetching for long; reads go on as far as B2 lets them."""
+    files = fill(world, directory(40))
+    async with world.mount(serve=True) as m:
+        await ready(m)
+        await m.read("d/000.mp3")
+        capped = BucketError(Fault.CAPPED, "download cap exceeded")
+        wanted = {world.bucket.objects()[name].file_id for name in directory(40)[2:10]}
+        world.bucket.faults += [Planted("fetch", capped, file_id) for file_id in wanted]
+        began = trio.current_time()
+        for name in directory(40)[1:2] + directory(40)[12:40:7]:
+            assert await m.read(name) == files[name]
+            await trio.testing.wait_all_tasks_blocked()
+        assert trio.current_time() - began < REFUSED_S / 2
+        assert m.engine.prefetch.counters.requests == m.engine.prefetch.counters.failed == FIRST
+        await trio.sleep(REFUSED_S + 1)
+        for name in directory(40)[20:]:
+            await m.read(name)
+            await trio.testing.wait_all_tasks_blocked()
+        assert m.engine.prefetch.counters.useful > 0
+
+
+async def test_it_takes_nothing_from_what_was_read(world: World, autojump_clock: object) -> None:
+    """With a cache full of what programs have read, nothing is prefetched; what is unread fills a quarter at most, and is
+    wasted when it has to go.
+    """
+    hot = fill(world, [f"hot/{number}" for number in range(8)], size=10 * KIB)
+    fill(world, directory(100), size=KIB)
+    async with world.mount(serve=True, cache_size=100 * KIB, prefetch=parse(["d/*.mp3"])) as m:
+        await ready(m)
+        await m.until(lambda: m.engine.prefetch.statistics()["unread"] == 25)
+        await trio.sleep(10)
+        assert m.engine.prefetch.statistics()["unread_bytes"] == 25 * KIB
+        for name in hot:
+            await m.read(name)
+        statistics = m.engine.prefetch.statistics()
+        assert statistics["wasted"] == 5
+        assert statistics["unread"] == 20
+        before = fetched(world)
+        for name in hot:
+            await m.read(name)
+        assert fetched(world) == before, "they are all here"
+
+
+async def test_what_is_written_here_is_not_fetched(world: World, autojump_clock: object) -> None:
+    """A file that has new content here needs none from the bucket."""
+    fill(world, directory(20))
+    async with world.mount(serve=True, quiet_s=600.0) as m:
+        await ready(m)
+        await m.write("d/003.mp3", b"mine")
+        before = world.bucket.objects()["d/003.mp3"].file_id
+        for name in directory(20)[:3]:
+            await m.read(name)
+            await trio.testing.wait_all_tasks_blocked()
+        assert before not in [key for _, key in world.bucket.calls("fetch")]
+        assert m.engine.cache.counters.misses == 2
+        await m.drained()
