@@ -254,7 +254,9 @@ class Config:
     uploads: int = _setting(WORKERS, 16, "parallel uploads")
     fetches: int = _setting(WORKERS, 32, "parallel fetches")
     predict: bool = _setting(
-        SWITCH, True, "small files that will probably be read next are fetched before: see `b2fs stats` for what it brings"
+        SWITCH,
+        True,
+        "small files that will probably be read next are fetched before: see `b2fs stats` for what it brings",
     )
     prefetch: Patterns = _setting(  # noqa: RUF009  # it is a field(), not a value
         PATTERNS, Patterns(), "files of up to 1 MiB that are fetched as soon as the bucket is listed: `*.json`"

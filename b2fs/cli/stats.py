@@ -58,6 +58,7 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("cache reads", f"{cache['hits']} hits, {cache['misses']} misses{rate}"),
         ("cache", f"{show_size(cache['bytes'])} of {show_size(cache['limit'])},"
                   f" {render.count(cache['objects'], 'object')}, {cache['evictions']} evicted"),
+        ("prefetched", _prefetched(answer["prefetch"])),
         ("not in B2 yet", f"{render.count(dirty['files'], 'file')}, {show_size(dirty['bytes'])}"
                           f" of {show_size(dirty['limit'])}{_age(dirty)}{_full(dirty)}"),
         ("queue", f"{queue['waiting']} waiting, {queue['in_flight']} in flight, {queue['failed']} failed"),
@@ -70,6 +71,14 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
     ]  # fmt: skip
     by_number = sorted(requests["calls"].items(), key=lambda item: (-item[1], item[0]))
     return rows + [(f"  {call}", str(number)) for call, number in by_number]
+
+
+def _prefetched(prefetch: dict[str, Any]) -> str:
+    return (
+        f"{prefetch['requests']}, {prefetch['useful']} of them read, {prefetch['wasted']} wasted"
+        f" ({show_size(prefetch['wasted_bytes'])}), {prefetch['unread']} not read yet"
+        f"{'' if prefetch['on'] else '; off: too few were read'}"
+    )
 
 
 def _full(dirty: dict[str, Any]) -> str:

@@ -227,7 +227,7 @@ class Predictor:
         if len(self._judged) < _ENOUGH:
             return
         share = sum(self._judged) / len(self._judged)
-        if self.on and share < _OFF or not self.on and share >= _ON:
+        if (self.on and share < _OFF) or (not self.on and share >= _ON):
             self.on = not self.on
             self._judged.clear()
 

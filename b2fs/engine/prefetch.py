@@ -240,5 +240,5 @@ class Prefetch:
             **msgspec.structs.asdict(self.counters),
             "unread": len(self._cache.unread),
             "unread_bytes": self._cache.unread_bytes,
-            "on": self._volume.settings.predict and self._predictor.on,
+            "on": self._predictor.on,
         }

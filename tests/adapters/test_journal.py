@@ -361,6 +361,35 @@ def test_load_directory(filled: Journal) -> None:
     assert filled.load_directory(4) == []
 
 
+def test_load_small_directory(filled: Journal) -> None:
+    """The same, unless there are more entries than that."""
+    assert filled.load_small_directory(2, 2) == filled.load_directory(2)
+    assert filled.load_small_directory(2, 1) is None
+    assert filled.load_small_directory(4, 1) == []
+
+
+def test_names_that_follow(journal: Journal) -> None:
+    """In the order of bytes, of this directory only; the name itself need not be there."""
+    names = [b"B", b"a", b"b", "ж".encode(), b"\xf0\x9f\xa6\x8a"]
+    links = [(1, name, number) for number, name in enumerate(names, 2)] + [(2, b"c", 9)]
+    journal.commit(Change(inodes=[_inode(number) for number in range(2, 10)], links=links))
+    assert journal.following(1, b"", 9) == names
+    assert journal.following(1, b"aa", 2) == names[2:4]
+    assert journal.following(1, b"b", 9, True) == [b"a", b"B"]
+    assert journal.following(1, b"b", 1, True) == [b"a"]
+    assert journal.following(3, b"", 9) == []
+
+
+def test_objects_by_ranges_of_keys(journal: Journal) -> None:
+    """Both ends count for `keys_between`, not the beginning for `objects_after`; tombstones are rows too."""
+    rows = [ObjectRow(key, "id" * (key != "b"), 1, "", 1, "", 1) for key in ("a", "b", "b/x", "ж")]
+    journal.commit(Change(objects=rows))
+    assert journal.keys_between("b", "b/x") == {"b", "b/x"}
+    assert journal.keys_between("c", "d") == set()
+    assert journal.objects_after("", 2) == rows[:2]
+    assert journal.objects_after("b", 9) == rows[2:]
+
+
 def test_subtree(filled: Journal) -> None:
     """All paths below a directory, of any script, and which are directories."""
     below = {("🦊", True), ("🦊/a b.txt", False), ("x", False)}

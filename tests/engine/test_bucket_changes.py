@@ -16,6 +16,12 @@ from tests.engine.world import DOWN, Mount, World
 from tests.fakes.bucket import Planted
 
 
+@pytest.fixture
+def large_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every directory is loaded as large ones are: by a thread, while other things happen."""
+    monkeypatch.setattr("b2fs.engine.volume._INLINE_ENTRIES", -1)
+
+
 class _Stale:
     """From now on listings and heads say what the bucket was when this was made, until `end`."""
 
@@ -290,6 +296,7 @@ async def test_moved_directory_and_a_listing_before_its_files_are_looked_at(
     assert theirs in world.bucket.versions("e/x")
 
 
+@pytest.mark.usefixtures("large_directories")
 async def test_write_between_a_listing_and_its_merge(world: World, autojump_clock: object) -> None:
     """A file that is written while the merge waits for its directory to be loaded keeps what was written."""
     world.bucket.put("d/x", b"base")
@@ -417,6 +424,7 @@ async def test_writer_of_a_file_that_others_deleted(world: World, autojump_clock
         assert await m.read("x") == b"OURS"
 
 
+@pytest.mark.usefixtures("large_directories")
 @pytest.mark.parametrize("order", range(4), indirect=True)
 @pytest.mark.parametrize("removal", ["rmdir", "rename"])
 async def test_full_directory_comes_while_an_empty_one_is_removed(

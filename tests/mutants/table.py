@@ -18,6 +18,8 @@ class Row(NamedTuple):
     tests: tuple[str, ...]
 
 
+_PREFETCH = "b2fs/engine/prefetch.py"
+_PREDICTOR = "b2fs/core/prefetch.py"
 _UPLOAD = "b2fs/engine/upload.py"
 _CONTENT = "b2fs/engine/content.py"
 _CACHE = "b2fs/engine/cache.py"
@@ -75,6 +77,56 @@ ROWS: tuple[Row, ...] = (
         "while not volume.read_only and not all(",
         "while not all(",
         ("tests/mount/test_bugs.py::test_journal_that_cannot_be_written",),
+    ),
+    # ------------------------------------------------------------ prefetch
+    Row(
+        "prefetch: a part of the lanes is left to reads",
+        _PREFETCH,
+        "max(1, volume.settings.fetches - max(1, volume.settings.fetches // _LANES_LEFT))",
+        "volume.settings.fetches",
+        ("tests/engine/test_prefetch.py::test_reads_do_not_wait_behind_prefetches",),
+    ),
+    Row(
+        "prefetch: off where too little of it is read",
+        _PREFETCH,
+        " and self._predictor.on:",
+        ":",
+        ("tests/engine/test_prefetch.py::test_random_access_switches_it_off",),
+    ),
+    Row(
+        "prefetch: predictions that were not read are judged wrong",
+        _PREDICTOR,
+        "            del self._open[token]\n            self._judge(False)",
+        "            del self._open[token]",
+        ("tests/core/test_prefetch.py::test_off_on_random_access_and_on_again",),
+    ),
+    Row(
+        "prefetch: what is unread fills a part of the cache",
+        _PREFETCH,
+        "unread + size > index.limit // _CACHE_PART or ",
+        "",
+        ("tests/engine/test_prefetch.py::test_it_takes_nothing_from_what_was_read",),
+    ),
+    Row(
+        "prefetch: it evicts nothing that was read",
+        _PREFETCH,
+        " or index.short(size) > index.cold_bytes:",
+        ":",
+        ("tests/engine/test_prefetch.py::test_it_takes_nothing_from_what_was_read",),
+    ),
+    Row(
+        "prefetch: it stops when B2 refuses",
+        _PREFETCH,
+        "        pause_s = retry.backoff_s(self._failures, fault)",
+        "        pause_s = 0.0",
+        ("tests/engine/test_prefetch.py::test_a_capped_account_is_left_alone",),
+    ),
+    Row(
+        "prefetch: a read that joins a fetch is retried",
+        _CACHE,
+        "if not (flight.wanted and error.may_retry):",
+        "if True:",
+        ("tests/engine/test_prefetch.py::test_a_read_takes_over_the_fetch_that_is_under_way",),
     ),
     # ------------------------------------------------------------ semantics
     Row(

@@ -33,6 +33,7 @@ FILE = {
 }  # fmt: skip
 STATS = {
     "cache": {"hits": 90, "misses": 10, "bytes": 1 << 20, "limit": 10 << 30, "objects": 4, "evictions": 1},
+    "prefetch": {"requests": 50, "useful": 40, "wasted": 3, "wasted_bytes": 3072, "unread": 7, "on": False},
     "dirty": {"files": 3, "bytes": 5 << 20, "limit": 5 << 30, "oldest_age_s": 12.0, "time_to_full_s": 90.0},
     "queue": {"waiting": 2, "in_flight": 1, "failed": 0},
     "transfers": {"uploads": 5, "uploaded_bytes": 2048, "fetches": 6, "fetched_bytes": 4096},
