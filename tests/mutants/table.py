@@ -105,7 +105,7 @@ ROWS: tuple[Row, ...] = (
         _PREFETCH,
         "unread + size > index.limit // _CACHE_PART or ",
         "",
-        ("tests/engine/test_prefetch.py::test_it_takes_nothing_from_what_was_read",),
+        ("tests/engine/test_prefetch.py::test_what_is_unread_fills_a_quarter_of_the_cache",),
     ),
     Row(
         "prefetch: it evicts nothing that was read",
