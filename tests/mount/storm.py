@@ -24,12 +24,13 @@ from pathlib import Path
 from random import Random
 
 import msgspec
+from msgspec.structs import replace
 
 FOLDERS = ("", "a/", "b/", "a/sub/")
 NAMES = ("1", "2", "3", "ф.json")
 OPEN_FILES = 3
 MAX_WRITE = 40_000
-"""One write is one request of the kernel, so it is done in whole or not at all."""
+"""One write is one request of the kernel, or two where it finds no page for all of it: each is done in whole or not."""
 
 UNSERVED = (errno.ENOTCONN, errno.ECONNABORTED)
 """What the kernel answers where the daemon is gone."""
@@ -45,9 +46,18 @@ class Operation(msgspec.Struct, omit_defaults=True):
     size: int = 0
     label: str = ""
     """What the bytes are made of."""
+    skip: int = 0
+    """How many of them come before the first."""
 
     def bytes(self) -> bytes:
-        return hashlib.shake_128(self.label.encode()).digest(self.size)
+        return hashlib.shake_128(self.label.encode()).digest(self.skip + self.size)[self.skip :]
+
+    def cut(self, written: int) -> tuple[Operation, Operation]:
+        """The two writes that this one has become: the kernel makes several requests of some, and the daemon may die
+        between them.
+        """
+        rest = replace(self, offset=self.offset + written, size=self.size - written, skip=self.skip + written)
+        return replace(self, size=written), rest
 
 
 class File:
@@ -207,7 +217,8 @@ def choose(model: Model, random: Random, number: int) -> Operation:
                 pass
 
 
-def perform(root: Path, op: Operation, files: dict[int, int]) -> None:
+def perform(root: Path, op: Operation, files: dict[int, int]) -> int:
+    """How many bytes of it are done; of other things than writes, all."""
     path = root / op.path
     match op.kind:
         case "open":
@@ -215,9 +226,7 @@ def perform(root: Path, op: Operation, files: dict[int, int]) -> None:
         case "reopen":
             files[op.slot] = os.open(path, os.O_RDWR)
         case "write":
-            written = os.pwrite(files[op.slot], op.bytes(), op.offset)
-            if written != op.size:
-                raise OSError(f"{written} of {op.size} bytes written")
+            return os.pwrite(files[op.slot], op.bytes(), op.offset)
         case "truncate":
             os.ftruncate(files[op.slot], op.size)
         case "fsync":
@@ -234,6 +243,7 @@ def perform(root: Path, op: Operation, files: dict[int, int]) -> None:
             path.mkdir()
         case "rmdir":
             path.rmdir()
+    return op.size
 
 
 def main(root: str, log: str, seed: str, operations: str) -> int:
@@ -242,18 +252,25 @@ def main(root: str, log: str, seed: str, operations: str) -> int:
     random, files = Random(seed), dict[int, int]()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.umask(0o022)
-    for number in range(int(operations)):
-        op = choose(model, random, number)
+    number = 0
+    rest: Operation | None = None
+    while number < int(operations):
+        op = rest or choose(model, random, number)
         os.write(descriptor, msgspec.json.encode(op) + b"\n")
         try:
-            perform(Path(root), op, files)
+            done = perform(Path(root), op, files)
         except OSError as error:
             # shutil.copytree gathers what failed, as text
             number = error.errno or next((n for n in UNSERVED if f"[Errno {n}]" in str(error)), 0)
             print(f"{op.kind} {op.path} {op.target}: {error.strerror or error}", number, flush=True)
             return 1
+        rest = None
+        if done < op.size:
+            op, rest = op.cut(done)
+            os.write(descriptor, msgspec.json.encode(op) + b"\n")
         os.write(descriptor, b"\n")
         model.apply(op)
+        number += rest is None
     return 0
 
 
