@@ -571,7 +571,7 @@ def test_disk_full_of_clean_content(new_host: NewHost, devbucket: DevBucket, sma
     files = {f"{number}.bin": bytes([number]) * MIB for number in range(20)}
     for name, data in files.items():
         devbucket.admin.put(devbucket.bucket, name, data)
-    host = new_host(state_dir=str(small_disk / "state"), read_deadline="1s")
+    host = new_host(state_dir=str(small_disk / "state"), read_deadline="10s")
     host.start_listed()
     assert {name: (host.path / name).read_bytes() for name in files} == files
     (host.path / "new").write_bytes(bytes(2 * MIB))

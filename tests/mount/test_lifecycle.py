@@ -306,11 +306,12 @@ def test_second_start_without_b2(new_host: NewHost, fresh_devbucket: DevBucket, 
     bucket = fresh_devbucket
     bucket.admin.put(bucket.bucket, "dir/cached", b"read before")
     bucket.admin.put(bucket.bucket, "dir/uncached", b"never read")
-    mount = new_host(bucket, read_deadline="1s")
+    mount = new_host(bucket)
     mount.start_listed()
     assert (mount.path / "dir/cached").read_bytes() == b"read before"
     mount.stop()
 
+    mount.settings["read_deadline"] = "1s"
     bucket.admin.down() if how == "resets" else bucket.stop()
     began = time.monotonic()
     mount.start()
@@ -409,6 +410,7 @@ def test_drain_timeout_leaves_a_manifest(new_host: NewHost, devbucket: DevBucket
     assert {name: entry["sha1"] for name, entry in found.items()} == {n: sha1(data) for n, data in FILES.items()}
 
     devbucket.admin.reset()
+    mount.settings["drain_timeout"] = "1m"
     mount.start()
     assert {name: (mount.path / name).read_bytes() for name in FILES} == FILES
     mount.stop(Exit.OK)

@@ -213,7 +213,7 @@ def test_short_lived_files_cost_nothing(new_host: NewHost, devbucket: DevBucket)
 def test_unchanged_save_uploads_nothing(new_host: NewHost, devbucket: DevBucket, tmp_path: Path) -> None:
     """Saving the same bytes, mode and times again sends no byte to B2."""
     write(tmp_path / "source")
-    host = new_host()
+    host = new_host(quiet_period="10s")
     host.start()
     shutil.copytree(tmp_path / "source", host.path / "site")
     host.flush()
