@@ -5,8 +5,8 @@ Rules
   What differs is a defect, or stands in `test_deviations.py` and in SEMANTICS.md.
   What the kernel does without asking a file system (maps, locks, pipes, programs, …) is there on "plain" and "mount"
   only: such a test, or case, is marked `kernel` with what it is about. The end of the session counts both kinds.
-  One daemon and one engine serve a module, with uploads going on meanwhile; at the end they drain, and their state is
-  checked.
+  One daemon serves the suite and one engine a module, with uploads going on meanwhile; at the end they drain, and their
+  state is checked.
 """
 
 from __future__ import annotations
@@ -60,16 +60,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(f"{own} on a plain directory and the mount, about the kernel's own part: {what}")
 
 
-@pytest.fixture(scope="module")
-def mounted(_shared_devbucket: DevBucket) -> Iterator[Host]:
-    """A mount of an empty bucket for the module."""
-    host = Host(_shared_devbucket, quiet_period="1s")
+@pytest.fixture(scope="session")
+def mounted() -> Iterator[Host]:
+    """A mount of an empty bucket for the suite: to start and to drain one takes seconds."""
+    server = DevBucket()
     try:
-        host.start_listed()
-        yield host
-        host.stop()
+        server.start()
+        host = Host(server, quiet_period="1s")
+        try:
+            host.start_listed()
+            yield host
+            host.stop()
+        finally:
+            host.remove()
     finally:
-        host.remove()
+        server.remove()
 
 
 @pytest.fixture(scope="module")
