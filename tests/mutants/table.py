@@ -151,6 +151,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/posix/test_data.py::test_unlink_changes_ctime",),
     ),
     Row(
+        "POSIX: an open file outlives its name",
+        _FILES,
+        "            if not node.held:\n                self._content.release(node)\n\n    # ----",
+        "            self._content.discard(node)\n\n    # ----",
+        ("tests/posix/test_data.py::test_open_file_outlives_its_name",),
+    ),
+    Row(
         "POSIX: a time too far becomes the farthest",
         _INODE,
         "return min(max(time_ns, -_FARTHEST_NS), _FARTHEST_NS)",

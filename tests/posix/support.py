@@ -155,9 +155,11 @@ def make_socket(path: str) -> None:
 def rmtree(path: str) -> None:
     """Remove a directory and all that is in it."""
     for directory, directories, files in os.walk(path, topdown=False):
-        for name in (*directories, *files):
+        for name in files:
+            os.unlink(os.path.join(directory, name))
+        for name in directories:
             below = os.path.join(directory, name)
-            (os.rmdir if stat.S_ISDIR(os.lstat(below).st_mode) else os.unlink)(below)
+            (os.unlink if os.path.islink(below) else os.rmdir)(below)
     os.rmdir(path)
 
 

@@ -54,7 +54,7 @@ class EngineHost:
         trio.lowlevel.start_guest_run(
             self._main,
             run_sync_soon_threadsafe=self._steps.put,
-            done_callback=lambda ended: setattr(self, "_ended", ended),
+            done_callback=self._done,
             host_uses_signal_set_wakeup_fd=True,
         )
         self._go_on_until(lambda: self._ready)
@@ -71,8 +71,11 @@ class EngineHost:
             return  # not running
         self._stopping = True
         self._go_on_until(lambda: False)
-        logging.getLogger("b2fs").removeHandler(self._bugs)
         assert not self._bugs.found, f"logged with a traceback: {self._bugs.found}"
+
+    def _done(self, ended: outcome.Outcome[None]) -> None:
+        self._ended = ended
+        logging.getLogger("b2fs").removeHandler(self._bugs)
 
     def forget_state(self) -> None:
         self._world.forget("state")

@@ -86,9 +86,7 @@ class Kernel(NameCalls):
         self.process.check_create(last.directory, None)
         process = self.process
         mode = process.mode_to_create(last.directory.inode, stat.S_IMODE(mode))
-        handle, node = await self.files.create(
-            last.directory.ino, last.name, mode, process.uid, process.gid, flags
-        )  # fmt: skip
+        handle, node = await self.files.create(last.directory.ino, last.name, mode, process.uid, process.gid, flags)
         return self._descriptor(self.hold(node), handle, flags)
 
     async def _open(self, last: Last, node: Node, flags: int) -> int:

@@ -124,9 +124,7 @@ class NameCalls(Walker):
     async def _make(self, last: Last, mode: int, rdev: int = 0) -> None:
         mode = self.process.mode_to_create(last.directory.inode, mode)
         process = self.process
-        node = await self.files.make_node(
-            last.directory.ino, last.name, mode, process.uid, process.gid, rdev=rdev
-        )  # fmt: skip
+        node = await self.files.make_node(last.directory.ino, last.name, mode, process.uid, process.gid, rdev=rdev)
         self.hold(node)
 
     async def mkdir(self, path: AnyPath, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
@@ -278,9 +276,7 @@ class NameCalls(Walker):
         self.process.check_owner(node.inode)
         await self.change(node, mode=self.process.mode_to_set(node.inode, stat.S_IMODE(mode)))
 
-    async def chown(
-        self, path: AnyPath | int, uid: int, gid: int, *, follow_symlinks: bool = True
-    ) -> None:  # fmt: skip
+    async def chown(self, path: AnyPath | int, uid: int, gid: int, *, follow_symlinks: bool = True) -> None:
         node = await self.node(path, follow=follow_symlinks)
         inode, new = node.inode, {"uid": None if uid == -1 else uid, "gid": None if gid == -1 else gid}
         self.process.check_chown(inode, **new)
@@ -349,7 +345,7 @@ class NameCalls(Walker):
         new = {}
         for name, (seconds, nanoseconds) in zip(
             ("atime_ns", "mtime_ns"), times or ((0, UTIME_NOW), (0, UTIME_NOW)), strict=True
-        ):  # fmt: skip
+        ):
             if nanoseconds != UTIME_OMIT:
                 new[name] = now if nanoseconds == UTIME_NOW else seconds * _SECOND + nanoseconds
         await self.change(node, **new)
