@@ -4,9 +4,9 @@ Rules
   A *series* is a directory and the rest of a path below each of its names: ``(ino, ())`` are the files of a directory,
   ``(ino, (b"en", b"x.json"))`` the files of that path in each of its subdirectories. Its members stand in the order of
   the directory's names.
-  A *run* begins when two misses of a series lie near each other in that order and in time; in a directory that was just
-  listed, with a miss of its first name. It predicts the next `FIRST` members, and at the first use of its newest window
-  twice as many, up to `LARGEST`. If the two had one shape (all but the digits), only members of that shape.
+  A *run* begins when two misses of a series lie near each other in that order and in time; after a listing of its
+  directory with one miss, of its first file or below one of its first names. It predicts the next `FIRST` members (`LISTED` after a listing), and at the first
+  use of its newest window twice as many, up to `LARGEST`. If the two had one shape (all but the digits), only members of that shape.
   Every prediction is judged: right when it is read, wrong when it is evicted before, or when its run has ended, that is,
   nothing of its series was read for `PATIENCE` events. When too few of the last ones were right the predictor is *off*:
   it goes on predicting and judging, and whoever asks fetches nothing, until it would have been right again. At most
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -28,12 +28,15 @@ NEAR = 4
 SOON = 8
 """Events between them: whoever reads a file or two in each of many directories comes back to the series so soon."""
 FIRST = 8
+LISTED = 32
+_FIRST_NAMES = 2
+"""Below so many names of a listed directory a file begins a run: some directories lack what is looked for."""
 LARGEST = 64
 """Members of a window: what 32 requests at a time bring in two round trips."""
 UNJUDGED = 256
 PATIENCE = 32
 _SERIES = 64
-_LISTED = 64
+_DIRECTORIES = 64
 _JUDGED = 64
 """Predictions on which the switch is decided."""
 _ENOUGH = 32
@@ -96,7 +99,8 @@ class Predictor:
         self._event = 0
         self._runs: OrderedDict[Series, _Run] = OrderedDict()
         """By the event of their last read, the oldest first."""
-        self._listed: OrderedDict[int, None] = OrderedDict()
+        self._listed: OrderedDict[int, int] = OrderedDict()
+        """At which event."""
         self._open: dict[str, _Open] = {}
         self._judged: deque[bool] = deque(maxlen=_JUDGED)
         self.on = True
@@ -109,31 +113,31 @@ class Predictor:
 
     def listed(self, directory: int) -> None:
         """Somebody looks at all names of a directory: he may go on with its files."""
-        self._listed[directory] = None
+        self._listed[directory] = self._event
         self._listed.move_to_end(directory)
-        if len(self._listed) > _LISTED:
+        if len(self._listed) > _DIRECTORIES:
             self._listed.popitem(last=False)
 
-    def missed(self, members: Sequence[Member]) -> list[Member]:
+    def missed(self, members: Sequence[Member]) -> Iterator[list[Member]]:
         """A file was read that was not here and not predicted; `members`: what it is in which series, the narrowest
-        first. Who may be next, in that order.
+        first. Guesses who may be next, the likeliest first; whoever finds files to fetch in one takes no more of them.
         """
         self._tick()
-        found: list[Member] = []
+        followed: list[tuple[Member, _Run, int, bytes]] = []
+        listed: list[tuple[Member, _Run, int, bytes]] = []
         for member in members:
-            run = self._runs.get(member.series)
-            direction = self._direction(run, member)
-            if run is None:
-                run = self._runs[member.series] = _Run(b"", self._event)
-            if direction and not found:
-                run.backwards = direction < 0
-                run.shape = _shape(member.name) if _shape(member.name) == _shape(run.last) else None
-                run.window, run.cursor = FIRST, member.name
-                found = self._window(member.series, run)
+            run = self._runs.get(member.series) or _Run(b"", -PATIENCE)
+            self._runs[member.series] = run
+            if direction := self._direction(run, member):
+                followed.append((member, run, direction * FIRST, run.last))
+            elif self._is_listed(member):
+                listed.append((member, run, LISTED, b""))
             self._read(member, run)
         while len(self._runs) > _SERIES:
             self._end()
-        return found
+        # after a listing: the files beside it, else those of its name in as many directories as there are
+        listed.sort(key=lambda start: -len(start[0].series[1]) if start[0].series[1] else -len(members))
+        return self._guesses(followed + listed)
 
     def predict(self, member: Member, token: str) -> bool:
         """The caller takes a prediction up. False: it is open already, or there are too many."""
@@ -175,18 +179,28 @@ class Predictor:
 
     # ------------------------------------------------------------ pieces
 
-    def _direction(self, run: _Run | None, member: Member) -> int:
+    def _direction(self, run: _Run, member: Member) -> int:
         """1 or -1 if a reader seems to go through the series, up or down; 0 if not."""
-        directory, tail = member.series
-        if run is not None and self._event - run.at <= SOON:
-            if member.name in self._order(directory, run.last, NEAR, False):
+        if self._event - run.at <= SOON:
+            if member.name in self._order(member.series[0], run.last, NEAR, False):
                 return 1
-            if member.name in self._order(directory, run.last, NEAR, True):
+            if member.name in self._order(member.series[0], run.last, NEAR, True):
                 return -1
-        if not tail and directory in self._listed and member.name in self._order(directory, b"", 1, False):
-            del self._listed[directory]
-            return 1
         return 0
+
+    def _is_listed(self, member: Member) -> bool:
+        """Whether its directory was just listed, and it is the first file of it, or below one of its first names."""
+        directory, tail = member.series
+        if self._event - self._listed.get(directory, -PATIENCE) >= PATIENCE:
+            return False
+        return member.name in self._order(directory, b"", _FIRST_NAMES if tail else 1, False)
+
+    def _guesses(self, starts: Iterable[tuple[Member, _Run, int, bytes]]) -> Iterator[list[Member]]:
+        for member, run, window, last in starts:
+            run.backwards = window < 0
+            run.shape = _shape(member.name) if _shape(member.name) == _shape(last) else None
+            run.window, run.cursor = abs(window), member.name
+            yield self._window(member.series, run)
 
     def _window(self, series: Series, run: _Run) -> list[Member]:
         """The next window of a run. Of each `NEAR` names one is looked for at least."""

@@ -112,7 +112,9 @@ class Prefetch:
         if self._predictor.expects(blob):
             self._expect(self._predictor.used(blob))
         else:
-            self._expect(self._predictor.missed(self._members(file_id)))
+            for guess in self._predictor.missed(self._members(file_id)):
+                if self._expect(guess):
+                    break
 
     def _first_read(self, blob: str, size: int) -> None:
         self.counters.useful += 1
@@ -137,13 +139,18 @@ class Prefetch:
             ino, tail = parent, (name, *tail)
         return found
 
-    def _expect(self, members: Sequence[Member]) -> None:
+    def _expect(self, members: Sequence[Member]) -> bool:
+        """Take a guess up; whether there was anything to fetch in it."""
+        found = False
         for member in members:
             wanted = self._wanted(self._find(member))
-            if wanted is not None and self._predictor.predict(member, wanted.blob) and self._predictor.on:
-                self._predicted.append(wanted)
+            if wanted is not None and self._predictor.predict(member, wanted.blob):
+                found = True
+                if self._predictor.on:
+                    self._predicted.append(wanted)
         if self._predicted:
             self._work.set()
+        return found
 
     def _find(self, member: Member) -> Inode | None:
         directory, tail = member.series

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2fs.core.prefetch import FIRST, LARGEST, PATIENCE, UNJUDGED, Member, Predictor
+from b2fs.core.prefetch import FIRST, LARGEST, LISTED, PATIENCE, UNJUDGED, Member, Predictor
 
 DIRECTORY = 7
 
@@ -45,7 +45,8 @@ class Reader:
         if expected:
             self.take(self.predictor.used(token))
         elif token not in self.here:
-            self.take(self.predictor.missed([member]))
+            for guess in self.predictor.missed([member]):
+                self.take(guess)
         self.here.add(token)
 
 
@@ -91,13 +92,25 @@ def test_the_same_file_in_each_directory() -> None:
 
 def test_a_listing_and_its_first_name_begin_a_run() -> None:
     """Who lists a directory and reads its first file is believed to read the others; who reads another one is not."""
-    reader = Reader({DIRECTORY: files(20), 8: files(20)})
+    reader = Reader({DIRECTORY: files(50), 8: files(50)})
     reader.predictor.listed(DIRECTORY)
     reader.predictor.listed(8)
     reader.read(b"0003.mp3", directory=8)
     assert reader.fetched == []
     reader.read(b"0000.mp3")
-    assert len(reader.fetched) == FIRST
+    assert len(reader.fetched) == LISTED
+
+
+def test_a_listing_and_a_file_below_its_first_names() -> None:
+    """Who lists a directory and reads a file below one of its first names is believed to read it below the others."""
+    reader = Reader({DIRECTORY: files(50)})
+    reader.predictor.listed(DIRECTORY)
+    reader.read(b"0001.mp3", tail=(b"sentences.json",))
+    assert len(reader.fetched) == LISTED
+    for number in range(PATIENCE):
+        reader.read(b"%d" % number, directory=8)
+    reader.read(b"0000.mp3", tail=(b"info.json",))
+    assert len(reader.fetched) == LISTED, "the listing was long ago"
 
 
 def test_only_names_of_the_shape_that_was_read() -> None:
@@ -156,7 +169,9 @@ def test_what_could_not_be_fetched_is_not_held_against_it() -> None:
         for start in range(0, 1000, 20):
             members: list[Member] = []
             for number in (start, start + 1):
-                members = predictor.missed([Member((DIRECTORY, ()), files(2000)[number])])
+                members = [
+                    each for guess in predictor.missed([Member((DIRECTORY, ()), files(2000)[number])]) for each in guess
+                ]
             for member in members:
                 token = f"{wrong} {member}"
                 predictor.predict(member, token)
