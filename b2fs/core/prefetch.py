@@ -5,8 +5,10 @@ Rules
   ``(ino, (b"en", b"x.json"))`` the files of that path in each of its subdirectories. Its members stand in the order of
   the directory's names.
   A *run* begins when two misses of a series lie near each other in that order and in time; after a listing of its
-  directory with one miss, of its first file or below one of its first names. It predicts the next `FIRST` members (`LISTED` after a listing), and at the first
-  use of its newest window twice as many, up to `LARGEST`. If the two had one shape (all but the digits), only members of that shape.
+  directory with one miss, of its first file or below one of its first names. It predicts the next `FIRST` members
+  (`LISTED` after a listing), and at the first use of its newest window twice as many, up to `LARGEST`. If the two misses
+  had one shape (all but the digits), only members of that shape. A window that ended at what nobody knows yet goes on
+  with the next use.
   Every prediction is judged: right when it is read, wrong when it is evicted before, or when its run has ended, that is,
   nothing of its series was read for `PATIENCE` events. When too few of the last ones were right the predictor is *off*:
   it goes on predicting and judging, and whoever asks fetches nothing, until it would have been right again. At most
@@ -60,7 +62,7 @@ class Member(msgspec.Struct, frozen=True):
 class _Run:
     """What is remembered of a series."""
 
-    __slots__ = ("at", "backwards", "cursor", "last", "number", "open", "seen", "shape", "window")
+    __slots__ = ("at", "backwards", "cursor", "is_cut", "last", "number", "open", "seen", "shape", "window")
 
     def __init__(self, last: bytes, at: int) -> None:
         self.last = last
@@ -77,6 +79,8 @@ class _Run:
         """The last name that was looked at for a window."""
         self.shape: bytes | None = None
         """What the members of the run have in common; None: they need not."""
+        self.is_cut = False
+        """The newest window ended at a member that is not known yet."""
         self.open: set[str] = set()
         """Its predictions that are not judged yet."""
 
@@ -162,11 +166,19 @@ class Predictor:
         if run is None:
             return []
         self._read(prediction.member, run)
-        if prediction.window != run.number or run.seen == run.number:
-            return []
-        run.seen = run.number
-        run.window = min(LARGEST, 2 * run.window)
+        if not run.is_cut:
+            if prediction.window != run.number or run.seen == run.number:
+                return []
+            run.seen = run.number
+            run.window = min(LARGEST, 2 * run.window)
         return self._window(prediction.member.series, run)
+
+    def cut(self, member: Member) -> None:
+        """Whether this member of a window exists is not known yet: it and what follows is to be guessed again."""
+        run = self._runs.get(member.series)
+        if run is not None:
+            before = self._order(member.series[0], member.name, 1, not run.backwards)
+            run.cursor, run.is_cut = before[0] if before else run.last, True
 
     def lost(self, token: str) -> None:
         """What was predicted is evicted, and nobody has read it."""
@@ -212,6 +224,7 @@ class Predictor:
             if run.shape in (None, _shape(name)):
                 found.append(Member(series, name))
         run.number += 1
+        run.is_cut = False
         return found
 
     def _read(self, member: Member, run: _Run) -> None:

@@ -143,7 +143,11 @@ class Prefetch:
         """Take a guess up; whether there was anything to fetch in it."""
         found = False
         for member in members:
-            wanted = self._wanted(self._find(member))
+            inode = self._find(member)
+            if inode is not None and inode.is_dir and member.series[1]:
+                self._predictor.cut(member)
+                break
+            wanted = self._wanted(inode)
             if wanted is not None and self._predictor.predict(member, wanted.blob):
                 found = True
                 if self._predictor.on:
@@ -153,10 +157,16 @@ class Prefetch:
         return found
 
     def _find(self, member: Member) -> Inode | None:
+        """The file that a member is, None if there is none; a directory, if that is not listed yet."""
         directory, tail = member.series
         inode = self._volume.journal.entry(directory, member.name)
         for name in tail:
-            inode = self._volume.journal.entry(inode.ino, name) if inode is not None else None
+            if inode is None or not inode.is_dir:
+                return None
+            below = self._volume.journal.entry(inode.ino, name)
+            if below is None and not inode.complete:
+                return inode
+            inode = below
         return inode
 
     def _wanted(self, inode: Inode | None) -> Wanted | None:

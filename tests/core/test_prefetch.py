@@ -179,6 +179,28 @@ def test_what_could_not_be_fetched_is_not_held_against_it() -> None:
         assert predictor.on is not wrong
 
 
+def test_a_window_that_ends_at_the_unknown_goes_on_with_the_next_use() -> None:
+    """What a listing has not reached when the window is looked at is predicted as soon as it has."""
+    reader = Reader({DIRECTORY: files(30)})
+    known = 6
+
+    def take(members: Iterable[Member]) -> None:
+        for member in members:
+            if files(30).index(member.name) >= known:
+                return reader.predictor.cut(member)
+            Reader.take(reader, [member])
+        return None
+
+    reader.take = take  # type: ignore[method-assign, assignment]
+    for number in range(4):
+        reader.read(files(30)[number])
+    assert len(reader.fetched) == 4
+    known = 30
+    for number in range(4, 30):
+        reader.read(files(30)[number])
+    assert reader.misses == 2
+
+
 reads = st.lists(
     st.tuples(st.integers(0, 3), st.integers(0, 40), st.sampled_from(["read", "read", "read", "list", "lose", "drop"])),
     max_size=300,

@@ -78,6 +78,26 @@ async def test_the_index_of_a_site(world: World, autojump_clock: object) -> None
     assert fetched(world) == 100
 
 
+async def test_an_index_while_the_bucket_is_being_listed(world: World, autojump_clock: object) -> None:
+    """What no listing has reached yet when a window is looked at is fetched once one has."""
+    fill(world, site(30))
+    async with world.mount(upload=False, listing=False) as m, trio.open_nursery() as nursery:
+        nursery.start_soon(m.engine.prefetch.run)
+        for number in range(4):  # each by a listing of its own
+            assert await m.exists(f"dictations/dict_{number:03}/info.json")
+        await m.read("dictations/dict_000/info.json")
+        await m.read("dictations/dict_001/info.json")
+        await trio.testing.wait_all_tasks_blocked()
+        assert fetched(world) == 4
+        await m.refresh()
+        for number in range(2, 30):
+            await m.read(f"dictations/dict_{number:03}/info.json")
+            await trio.testing.wait_all_tasks_blocked()
+        assert m.engine.cache.counters.misses == 2
+        nursery.cancel_scope.cancel()
+    assert fetched(world) == 30
+
+
 async def test_a_listed_directory_is_read_on(world: World, autojump_clock: object) -> None:
     """After a listing the first file's miss is enough."""
     files = fill(world, directory(30))

@@ -89,8 +89,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "prefetch: off where too little of it is read",
         _PREFETCH,
-        " and self._predictor.on:",
-        ":",
+        "                if self._predictor.on:",
+        "                if True:",
         ("tests/engine/test_prefetch.py::test_random_access_switches_it_off",),
     ),
     Row(
@@ -99,6 +99,13 @@ ROWS: tuple[Row, ...] = (
         "            del self._open[token]\n            self._judge(False)",
         "            del self._open[token]",
         ("tests/core/test_prefetch.py::test_off_on_random_access_and_on_again",),
+    ),
+    Row(
+        "prefetch: what is not listed yet is looked for again",
+        _PREFETCH,
+        "                self._predictor.cut(member)\n                break",
+        "                continue",
+        ("tests/engine/test_prefetch.py::test_an_index_while_the_bucket_is_being_listed",),
     ),
     Row(
         "prefetch: what is unread fills a part of the cache",
