@@ -45,7 +45,9 @@ _ON_THE_WAY = 16 * 1024 * 1024
 _LANES_LEFT = 4
 """1/n of the fetch lanes is left to reads."""
 _QUEUE = 100_000
-"""Entries of what the patterns name: the rest comes with the next start."""
+"""Entries of what the patterns name, and of what is unread: the rest comes with the next start."""
+_LOOKS = 64
+"""Entries that are passed over between two looks at other work."""
 _PAGE = 1000
 
 
@@ -196,33 +198,40 @@ class Prefetch:
         """Fetch what is expected; never ends."""
         if self._patterns.globs:
             await self._read_names()
-        async with trio.open_nursery() as nursery:
-            while True:
-                await self._work.wait()
-                self._work = trio.Event()
-                await trio.sleep(max(0.0, self._pause_until_s - trio.current_time()))
-                while len(self._on_the_way) < self._lanes and (wanted := self._next()) is not None:
-                    self._on_the_way[wanted.blob] = wanted.size
-                    nursery.start_soon(self._fetch, wanted)
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    await self._work.wait()
+                    self._work = trio.Event()
+                    await trio.sleep(max(0.0, self._pause_until_s - trio.current_time()))
+                    while len(self._on_the_way) < self._lanes and (wanted := self._next()) is not None:
+                        self._on_the_way[wanted.blob] = wanted.size
+                        nursery.start_soon(self._fetch, wanted)
+        finally:
+            if self.counters.requests:
+                log.info("prefetched until now: %s", self.statistics())
 
     def _next(self) -> Wanted | None:
-        """The next of the queues that is worth a fetch still, and has room."""
-        while queue := self._predicted or self._named:
-            wanted = queue[0]
-            if sum(self._on_the_way.values()) + wanted.size > max(_ON_THE_WAY, wanted.size):
+        """The next of the queues that is worth a fetch still, and has room; None also where there is more to pass over."""
+        for _ in range(_LOOKS):
+            queue = self._predicted or self._named
+            if not queue or sum(self._on_the_way.values()) + queue[0].size > _ON_THE_WAY:
                 return None
-            queue.popleft()
+            wanted = queue.popleft()
             if self._cache.is_coming(wanted.blob) or self._volume.disk.has_blob(wanted.blob):
                 continue
             if self._has_room(wanted.size):
                 return wanted
             self._predictor.dropped(wanted.blob)
+        self._work.set()
         return None
 
     def _has_room(self, size: int) -> bool:
         index = self._cache.index
         unread = self._cache.unread_bytes + sum(self._on_the_way.values())
         if unread + size > index.limit // _CACHE_PART or index.short(size) > index.cold_bytes:
+            return False
+        if len(self._cache.unread) >= _QUEUE:
             return False
         return self._volume.disk_room(size)
 

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from b2fs.core.bucket import Page, Version
+from b2fs.core.change import Change
 from b2fs.errors import BucketError, Fault, NotEmpty, NotFound
 from tests.engine.seams import HookSeam
 from tests.engine.world import DOWN, Mount, World
@@ -454,3 +455,47 @@ async def test_full_directory_comes_while_an_empty_one_is_removed(
         assert {"d/y", "e/y"} & set(await m.tree())
         await m.drained()
     assert {"d/y", "e/y"} & set(world.bucket.objects())
+
+
+async def test_new_files_of_a_directory_come_by_one_commit(world: World, autojump_clock: object) -> None:
+    """Forty new files cost the journal one transaction, not forty; later ones among them come in too."""
+    for number in range(0, 40, 2):
+        world.bucket.put(f"d/{number:02}", b"1")
+    async with world.mount(upload=False) as m:
+        commits: list[int] = []
+        commit = m.volume.journal.commit
+
+        def counted(change: Change) -> None:
+            commits.append(len(change.inodes))
+            commit(change)
+
+        m.volume.journal.commit = counted  # type: ignore[method-assign]
+        for number in range(1, 40, 2):
+            world.bucket.put(f"d/{number:02}", b"2")
+        world.bucket.put("d/00", b"changed")
+        await m.refresh()
+        assert sorted(commits) == [1, 20]
+        assert await m.names("d") == [f"{number:02}" for number in range(40)]
+        assert await m.read("d/00") == b"changed"
+
+
+async def test_page_that_fails_while_the_one_before_is_merged(world: World, autojump_clock: object) -> None:
+    """The next page is asked for meanwhile; its fault is the listing's, and what came before it stays."""
+    for number in range(1500):
+        world.bucket.put(f"d/{number:04}", b"")
+    real = world.bucket.list_page
+
+    async def failing(prefix: str, start: str, delimiter: str, limit: int) -> Page:
+        if start:
+            raise DOWN
+        return await real(prefix, start, delimiter, limit)
+
+    async with world.mount(upload=False, listing=False) as m:
+        world.bucket.list_page = failing  # type: ignore[method-assign]
+        with pytest.raises(BucketError, match="B2 is down"):
+            await m.refresh()
+        assert not m.engine.listing.complete
+        assert m.volume.journal.counts() == (1002, 1000), "the root, the directory, a page of files"
+        world.bucket.list_page = real  # type: ignore[method-assign]
+        await m.refresh()
+        assert m.volume.journal.counts() == (1502, 1500)
