@@ -27,6 +27,7 @@ import pytest
 from b2fs.errors import MountError
 from b2fs.frontends.mountpoint import check_fuse
 from b2fs.ops import mounts
+from tests import summary
 
 _PR_SET_CHILD_SUBREAPER = 36
 _ROOT = Path(__file__).parent.parent
@@ -90,7 +91,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     _left_behind.extend(f"file {entry.path}" for entry in os.scandir(scratch))
     shutil.rmtree(scratch, ignore_errors=True)
     if (output := getattr(session.config, "workeroutput", None)) is not None:
-        output["b2fs"] = (_left_behind, dict(_skipped), dict(_without))
+        output["b2fs"] = (_left_behind, dict(_skipped), dict(_without), summary.sections)
     if _left_behind and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -98,13 +99,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """One of several processes (`pytest -n`) has ended: what it would have told at its own end."""
-    left_behind, skipped, without = getattr(node, "workeroutput", {}).get("b2fs", ([], {}, {}))
+    left_behind, skipped, without, sections = getattr(node, "workeroutput", {}).get("b2fs", ([], {}, {}, {}))
     _left_behind.extend(left_behind)
     _skipped.update(skipped)
     _without.update(without)
+    summary.sections.update(sections)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for heading, lines in summary.sections.items():
+        terminalreporter.section(heading)
+        for line in lines:
+            terminalreporter.line(line)
     if _skipped:
         terminalreporter.section(f"{_skipped.total()} tests need real mounts and did not run", red=True, bold=True)
         terminalreporter.line(_NO_FUSE)

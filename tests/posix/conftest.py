@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import summary
 from tests.devbucket_fixture import DevBucket, _shared_devbucket
 from tests.mount.hosts import Host
 from tests.posix.support import rmtree
@@ -29,35 +30,30 @@ __all__ = ["_shared_devbucket"]
 
 TARGETS = ["plain", pytest.param("mount", marks=pytest.mark.fuse), "engine"]
 
-_cases: Counter[str] = Counter()
-"""How often a case runs on the mount: with the engine (''), or without it, by what it is about."""
-
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "kernel(what): about what the kernel does on its own, so not on the engine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is marked `kernel` does not run on the engine."""
+    """What is marked `kernel` does not run on the engine. How many cases there are of both kinds is said in the end."""
 
     def target(item: pytest.Item) -> str:
         params = item.callspec.params if hasattr(item, "callspec") else {}
         return str(params.get("target", params.get("agrees", "")))  # `agrees` looks at the plain directory too
 
+    cases = Counter[str]()
     for item in items:
         if target(item) == "mount":
             mark = item.get_closest_marker("kernel")
-            _cases[mark.args[0] if mark else ""] += 1
+            cases[mark.args[0] if mark else ""] += 1
+    if (everywhere := cases.pop("", 0)) and cases:
+        what = ", ".join(f"{name} {number}" for name, number in sorted(cases.items()))
+        summary.sections["the POSIX suite"] = [
+            f"{everywhere} cases on a plain directory, the mount and the engine in this process",
+            f"{cases.total()} on a plain directory and the mount, about the kernel's own part: {what}",
+        ]
     items[:] = [item for item in items if not (target(item) == "engine" and item.get_closest_marker("kernel"))]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    everywhere, own = _cases[""], _cases.total() - _cases[""]
-    if everywhere and own:
-        what = ", ".join(f"{name} {number}" for name, number in sorted(_cases.items()) if name)
-        terminalreporter.section("the POSIX suite")
-        terminalreporter.line(f"{everywhere} cases on a plain directory, the mount and the engine in this process")
-        terminalreporter.line(f"{own} on a plain directory and the mount, about the kernel's own part: {what}")
 
 
 @pytest.fixture(scope="session")
