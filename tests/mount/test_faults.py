@@ -151,6 +151,8 @@ def waits_for_b2(scene: Scene) -> bool:
 MIDWAY = {"after": 1000}
 ANY_SMALL = {"key": "cold/small/*"}
 KEPT = {"key": HISTORY}
+NOT_AHEAD = {"predict": "false"}
+"""What is here is not copied in B2 when it gets another name, but uploaded; so nothing may come before it is read."""
 
 TROUBLES: dict[str, Trouble] = {
     "503 on upload": faulty(("status", UPLOAD, KEPT | {"status": 503}), settings={"uploads": "1"}, proof=new_url_each),
@@ -160,7 +162,8 @@ TROUBLES: dict[str, Trouble] = {
         proof=new_url_each,
     ),
     "503 on everything else": faulty(
-        *(("status", call, {"status": 503}) for call in (FETCH, "b2_hide_file", "b2_copy_file", "b2_get_upload_url"))
+        *(("status", call, {"status": 503}) for call in (FETCH, "b2_hide_file", "b2_copy_file", "b2_get_upload_url")),
+        settings=NOT_AHEAD,
     ),
     "429 with Retry-After": faulty(
         *(
@@ -189,7 +192,10 @@ TROUBLES: dict[str, Trouble] = {
     ),
     "reply lost after an upload": faulty(("reply_lost", UPLOAD, KEPT), proof=adopted_all),
     "reply lost after a copy and a hide": faulty(
-        ("reply_lost", "b2_copy_file", {"key": "copied/*"}), ("reply_lost", "b2_hide_file", {}), proof=adopted_all
+        ("reply_lost", "b2_copy_file", {"key": "copied/*"}),
+        ("reply_lost", "b2_hide_file", {}),
+        proof=adopted_all,
+        settings=NOT_AHEAD,
     ),
     "stalls": faulty(
         ("stall_upload", UPLOAD, KEPT | MIDWAY | {"count": 1}),
