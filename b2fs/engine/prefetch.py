@@ -43,7 +43,7 @@ _CACHE_PART = 4
 _ON_THE_WAY = 16 * 1024 * 1024
 """Bytes that are being fetched without anybody waiting for them."""
 _LANES_LEFT = 4
-"""1/n of the fetch lanes is left to reads."""
+"""1/n of the fetch lanes, one at least, is left to reads: where there is but one, nothing is prefetched."""
 _QUEUE = 100_000
 """Entries of what the patterns name, and of what is unread: the rest comes with the next start."""
 _LOOKS = 64
@@ -85,7 +85,7 @@ class Prefetch:
         self._predicted: deque[Wanted] = deque()
         """At most as many as the predictor has open."""
         self._named: deque[Wanted] = deque()
-        self._lanes = max(1, volume.settings.fetches - max(1, volume.settings.fetches // _LANES_LEFT))
+        self._lanes = volume.settings.fetches - max(1, volume.settings.fetches // _LANES_LEFT)
         self._on_the_way: dict[str, int] = {}
         self._work = trio.Event()
         self._failures = 0

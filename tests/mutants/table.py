@@ -82,7 +82,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "prefetch: a part of the lanes is left to reads",
         _PREFETCH,
-        "max(1, volume.settings.fetches - max(1, volume.settings.fetches // _LANES_LEFT))",
+        "volume.settings.fetches - max(1, volume.settings.fetches // _LANES_LEFT)",
         "volume.settings.fetches",
         ("tests/engine/test_prefetch.py::test_reads_do_not_wait_behind_prefetches",),
     ),
