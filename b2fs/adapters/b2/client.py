@@ -127,12 +127,12 @@ class B2Client:
     def fetch(self, file_id: str, path: str, offset: int, length: int, sha1: str) -> None:
         """See `Bucket.fetch`. An empty range is answered without a request."""
         with _translated(), _opened(path, os.O_WRONLY | os.O_CREAT) as fd:
-            digest = hashlib.sha1(usedforsecurity=False)
+            # a range has no SHA-1 to be compared with (facts: b2.md 4.5)
+            digest = hashlib.sha1(usedforsecurity=False) if sha1 else None
             if length:
-                self._authority.call(
-                    lambda account: self._fetch(account, file_id, fd, offset, length, sha1, digest.update)
-                )
-            if sha1 and digest.hexdigest() != sha1:
+                update = digest.update if digest is not None else None
+                self._authority.call(lambda account: self._fetch(account, file_id, fd, offset, length, update))
+            if digest is not None and digest.hexdigest() != sha1:
                 raise BucketError(Fault.CORRUPT, f"version {file_id} arrived with another SHA-1")
 
     def _fetch(
@@ -142,13 +142,13 @@ class B2Client:
         fd: int,
         offset: int,
         length: int,
-        sha1: str,
-        hash_update: Callable[[bytes], object],
+        whole_update: Callable[[bytes], object] | None,
     ) -> None:
+        """`whole_update` takes the bytes of a whole object, in their order; None: it is a range."""
         deadline = time.monotonic() + self._settings.allowance_s(length)
         url = self._api.get_download_url_by_id(account.download_url, file_id)
         # A whole object is asked for without a range: that also proves that `length` is its size.
-        span = None if sha1 else (offset, offset + length - 1)
+        span = None if whole_update is not None else (offset, offset + length - 1)
         with self._api.download_file_from_url(account.token, url, span) as response, closing(response):
             _check_promise(response, file_id, span, length)
             done = 0
@@ -160,7 +160,8 @@ class B2Client:
                 if not block:
                     raise BucketError(Fault.TRANSIENT, f"the body ended after {done} of {length} bytes")
                 self._counter.add(received=len(block))
-                hash_update(block)
+                if whole_update is not None:
+                    whole_update(block)
                 _write(fd, block, done)
                 done += len(block)
 
