@@ -31,8 +31,6 @@ import trio
 
 CHUNK_SIZE = 256 * 1024
 """Largest piece of a body that is read or sent at once."""
-_INLINE_SIZE = 1 << 20
-"""Bodies up to this size are read from the page cache without a thread."""
 _DROP_SIZE = 16 << 20
 """An unread request body up to this size is read and dropped to keep the connection."""
 _LINGER_S = 2.0
@@ -339,10 +337,12 @@ class Connection:
         if reply.fd < 0:
             return reply.body[position : position + size]
         offset = reply.offset + position
-        if reply.length <= _INLINE_SIZE:
-            data = os.pread(reply.fd, size, offset)
-        else:
-            data = await trio.to_thread.run_sync(os.pread, reply.fd, size, offset)
+        buffer = bytearray(size)
+        try:
+            done = os.preadv(reply.fd, [buffer], offset, os.RWF_NOWAIT)  # what is in the page cache needs no thread
+        except OSError:
+            done = 0
+        data = bytes(buffer) if done == size else await trio.to_thread.run_sync(os.pread, reply.fd, size, offset)
         if len(data) != size:
             raise Disconnected  # the file on disk was cut by somebody: a short body is all that can be said
         return data
