@@ -1,7 +1,7 @@
 """Read-ahead: fetch the next chunks of a large file before a sequential reader asks for them.
 
-Rule: a handle that reads on where it stopped doubles its window, up to `_LARGEST` chunks and a part of the cache;
-one that jumps has none. Small files are one chunk and need none.
+Rule: a handle that reads on where it stopped has its window grow `_GROWTH`-fold with each chunk, up to `_LARGEST` chunks
+and a part of the cache; one that jumps has none. Small files are one chunk and need none.
 """
 
 from __future__ import annotations
@@ -10,8 +10,12 @@ from b2fs.core import chunks
 from b2fs.core.inode import Inode
 from b2fs.engine.cache import Cache
 
+_FIRST = 2
+"""Chunks ahead for who has read on for the first time."""
+_GROWTH = 4
+"""A round trip for each step up to the largest window: two steps lose less of a fast line than five."""
 _LARGEST = 16
-"""Chunks ahead: 32 MiB, what a fast line holds in a round trip and more."""
+"""Chunks ahead: 32 MiB in parallel ranges, what a fast line holds in a round trip and more."""
 _CACHE_PART = 4
 """Read-ahead may fill this part (1/n) of the cache."""
 
@@ -39,7 +43,7 @@ class ReadAhead:
             return  # still inside the chunk that was looked at
         if first in (self._next, self._next - 1):
             largest = min(_LARGEST, self._cache.index.limit // _CACHE_PART // chunks.CHUNK)
-            self._window = min(largest, max(1, self._window * 2))
+            self._window = min(largest, max(_FIRST, self._window * _GROWTH))
         else:
             self._window, self._until = 0, 0
         self._next = last + 1

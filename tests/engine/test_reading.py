@@ -107,6 +107,41 @@ async def test_sequential_reader_is_ahead_of_itself(world: World, autojump_clock
     assert len(world.bucket.calls("fetch")) == 5
 
 
+async def test_sequential_reader_has_many_ranges_in_flight(world: World, autojump_clock: object) -> None:
+    """From the fourth chunk on sixteen ranges are asked for at once: one connection is slower than the line."""
+    world.bucket.put("x", bytes(40 * CHUNK))
+    async with world.mount(upload=False) as m:
+        handle = await m.open("x")
+        for index in range(3):
+            await m.files.read(handle, index * CHUNK, MIB)
+        await trio.testing.wait_all_tasks_blocked()
+        asked = len(world.bucket.calls("fetch"))
+        assert asked == 3 + 8
+        world.bucket.gate.close("fetch")
+        for index in range(3, asked):  # these are here
+            await m.files.read(handle, index * CHUNK, MIB)
+        with trio.fail_after(60):
+            await world.bucket.gate.waiting("fetch", 16)
+        world.bucket.gate.open()
+        await m.close(handle)
+        while m.engine.cache.index.reserved:
+            await trio.sleep(0.01)
+    assert len(world.bucket.calls("fetch")) == asked + 16
+
+
+async def test_reader_that_jumps_fetches_nothing_in_vain(world: World, autojump_clock: object) -> None:
+    """Reading here and there in a large object asks for the chunks that are read, and for no other."""
+    world.bucket.put("x", bytes(40 * CHUNK))
+    places = [7, 30, 2, 38, 20, 7, 11, 0, 25]
+    async with world.mount(upload=False) as m:
+        handle = await m.open("x")
+        for index in places:
+            await m.files.read(handle, index * CHUNK + 5, 4096)
+            await trio.testing.wait_all_tasks_blocked()
+        await m.close(handle)
+    assert len(world.bucket.calls("fetch")) == len(set(places))
+
+
 @pytest.mark.parametrize("size", [1, CHUNK, CHUNK + 1])
 async def test_whole_files_of_border_sizes(world: World, autojump_clock: object, size: int) -> None:
     """One byte, exactly one chunk, one byte more than a chunk."""
