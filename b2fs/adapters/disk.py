@@ -22,7 +22,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from zlib import crc32
 
 from b2fs.core.invariants import Files
@@ -263,6 +263,23 @@ class Disk:
         except FileNotFoundError:
             return -1
 
+    def same_as_blobs(self, number: int, blobs: Iterable[tuple[str, int]], step: int) -> list[tuple[int, int]]:
+        """Where staged content equals clean content that lies here, in steps of `step` bytes: half-open ranges, in order.
+
+        `blobs`: name and offset (a multiple of `step`), in order; one that is not here, or cannot be read, equals nothing.
+        Reads all of both.
+        """
+        found: list[tuple[int, int]] = []
+        with contextlib.suppress(OSError), open(self.staged_path(number), "rb", buffering=0) as staged:
+            for name, offset in blobs:
+                with contextlib.suppress(OSError), open(self.blob_path(name), "rb", buffering=0) as blob:
+                    for start, end in _same(staged.fileno(), blob.fileno(), offset, step):
+                        if found and found[-1][1] == start:
+                            found[-1] = found[-1][0], end
+                        else:
+                            found.append((start, end))
+        return found
+
     def blob_names(self) -> Iterator[str]:
         """All files of the cache directory. Long when there are many."""
         cache = os.path.join(self.root, "cache")
@@ -349,6 +366,15 @@ def copy_range(source: int, source_offset: int, target: int, offset: int, length
             if step == 0:
                 raise Damaged("a file of the state directory is shorter than the journal says")
             done += step
+
+
+def _same(whole: int, part: int, offset: int, step: int) -> Iterator[tuple[int, int]]:
+    """The steps in which `whole`, from `offset` on, equals `part`. At the end of either the last one is shorter."""
+    length = min(os.fstat(whole).st_size - offset, os.fstat(part).st_size)
+    for start in range(0, length, step):
+        size = min(step, length - start)
+        if os.pread(whole, size, offset + start) == os.pread(part, size, start):
+            yield offset + start, offset + start + size
 
 
 def fsync(fd: int) -> None:

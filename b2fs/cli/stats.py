@@ -66,6 +66,7 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("fetches", f"{transfers['fetches']}, {show_size(transfers['fetched_bytes'])}"),
         ("requests by class", classes),
         ("request bodies", f"{show_size(requests['sent'])} sent, {show_size(requests['received'])} received"),
+        ("copied in B2", show_size(requests["copied"])),
         ("names", f"{names['inodes']} inodes, {names['directories_loaded']} directories loaded"),
         ("event loop", render.count(answer["loop"]["tasks"], "task")),
     ]  # fmt: skip

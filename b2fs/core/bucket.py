@@ -63,6 +63,17 @@ class Requests(msgspec.Struct, frozen=True):
     """Bytes of bodies sent."""
     received: int = 0
     """Bytes of bodies received."""
+    copied: int = 0
+    """Bytes that B2 copied on the server."""
+
+
+class Base(msgspec.Struct, frozen=True):
+    """An earlier version that a file is like."""
+
+    file_id: str
+    same: list[tuple[int, int]]
+    """Where the file seems to equal that version: half-open ranges of both, in order, disjoint. (A hint: B2 and the
+    bucket's adapter see to it that no other byte is taken.)"""
 
 
 class Bucket(Protocol):
@@ -101,8 +112,11 @@ class Bucket(Protocol):
         info: Mapping[str, str],
         content_type: str,
         resume: bool = False,
+        base: Base | None = None,
     ) -> Version:
         """Store the sealed file at `path` as the newest version of `key`. B2 has confirmed the SHA-1.
+
+        `base`: what of it B2 may copy from another version instead, if that is cheaper. It need not exist any more.
 
         `resume`: an attempt at this write (same key, same operation in `info`, see `core.inode`) may have been
         made before. What B2 holds of it is used, and the version is then as old as that attempt: it can lie

@@ -203,7 +203,7 @@ class Engine:
             },
             "requests": {
                 "calls": requests.calls, "classes": requests.classes,
-                "sent": requests.sent, "received": requests.received,
+                "sent": requests.sent, "received": requests.received, "copied": requests.copied,
             },
             "names": {
                 "inodes": len(volume.tree.nodes),

@@ -32,7 +32,7 @@ from b2fs.core.change import Change, ObjectRow
 from b2fs.core.inode import Inode, attributes, content_type, from_version, operation_of, to_info
 from b2fs.core.tree import Node
 from b2fs.core.writeback import Entry, Step, plan
-from b2fs.engine import retry
+from b2fs.engine import base, retry
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
 from b2fs.engine.recovery import Recovery
@@ -206,7 +206,7 @@ class Uploader:
             version = self._lost_answer(newest, generation, live)
             if version is None:
                 make = self._copy if step is Step.COPY else self._upload
-                version = await make(key, generation, live, resume=entry.doubtful)
+                version = await make(key, generation, live, row, resume=entry.doubtful)
             overtaken = any(other is not None and version.uploaded_ms < other.uploaded_ms for other in (row, newest))
             self._confirm(key, generation, node, live, _row(version, live, self._volume.journal.next_number()))
             if overtaken:
@@ -259,7 +259,7 @@ class Uploader:
             change.lost_objects.append(key)
         self._volume.commit(change)
 
-    async def _upload(self, key: str, generation: int, live: Inode, *, resume: bool) -> Version:
+    async def _upload(self, key: str, generation: int, live: Inode, row: ObjectRow | None, *, resume: bool) -> Version:
         """Store the inode's content and attributes under `key`; the body is a file that cannot change."""
         volume = self._volume
         info, kind = to_info(live, self._operation(generation), key), content_type(live)
@@ -274,7 +274,7 @@ class Uploader:
                 path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
             except FileNotFoundError:
                 # it was evicted since the plan, or is a symlink whose target nobody has read
-                return await self._copy(key, generation, live, resume=resume)
+                return await self._copy(key, generation, live, row, resume=resume)
             volume.budget.set(own, size)  # held until B2 has it, whatever the eviction does
             sha1 = live.sha1
         else:
@@ -287,12 +287,13 @@ class Uploader:
                 raise
         try:
             sha1 = sha1 or await self._content.sha1(path, size)
-            version = await volume.bucket.upload(key, path, size, sha1, info, kind, resume)
+            known = await base.find(volume, live, row)
+            version = await volume.bucket.upload(key, path, size, sha1, info, kind, resume, known)
         except Damaged:
             if not is_clean:
                 raise
             self._cache.lose(live.file_id)  # clean content that the disk has spoilt: B2 has it
-            return await self._copy(key, generation, live, resume=resume)
+            return await self._copy(key, generation, live, row, resume=resume)
         finally:
             if own:
                 volume.seam.inline(volume.disk.drop_staged, own)
@@ -301,7 +302,7 @@ class Uploader:
         self.counters.uploaded_bytes += size
         return version
 
-    async def _copy(self, key: str, generation: int, live: Inode, *, resume: bool) -> Version:
+    async def _copy(self, key: str, generation: int, live: Inode, row: ObjectRow | None, *, resume: bool) -> Version:
         info, kind = to_info(live, self._operation(generation), key), content_type(live)
         names.check_key(self._volume.settings.prefix, key, info)
         try:
@@ -310,7 +311,7 @@ class Uploader:
             if error.fault is not Fault.MISSING or self._cache.whole_path(live.file_id) is None:
                 raise
             # the version is gone from the bucket, not from here
-            return await self._upload(key, generation, live, resume=resume)
+            return await self._upload(key, generation, live, row, resume=resume)
         self.counters.copies += 1
         return version
 

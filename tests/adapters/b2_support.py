@@ -11,7 +11,7 @@ import trio
 
 from b2fs.adapters.b2.client import B2Client
 from b2fs.adapters.b2.settings import Settings
-from b2fs.core.bucket import Identity, Page, Requests, Version
+from b2fs.core.bucket import Base, Identity, Page, Requests, Version
 
 if TYPE_CHECKING:  # at run time pytest imports it, as a plugin
     from tests.devbucket_fixture import DevBucket
@@ -87,8 +87,10 @@ class ThreadedBucket:
         info: Mapping[str, str],
         content_type: str,
         resume: bool = False,
+        base: Base | None = None,
     ) -> Version:
-        return await trio.to_thread.run_sync(self._client.upload, key, path, size, sha1, info, content_type, resume)
+        upload = self._client.upload
+        return await trio.to_thread.run_sync(upload, key, path, size, sha1, info, content_type, resume, base)
 
     async def copy(self, file_id: str, key: str, size: int, info: Mapping[str, str], content_type: str) -> Version:
         return await trio.to_thread.run_sync(self._client.copy, file_id, key, size, info, content_type)

@@ -16,7 +16,7 @@ import requests
 import urllib3
 from b2sdk._internal import exception as sdk  # type: ignore[import-untyped]
 
-from b2fs.adapters.b2 import answers, client, faults, large, settings, transport
+from b2fs.adapters.b2 import answers, client, faults, settings, transport
 from b2fs.adapters.b2.client import B2Client
 from b2fs.core.bucket import Version
 from b2fs.errors import B2fsError, BucketError, Damaged, Fault, NoSpace
@@ -524,22 +524,6 @@ def test_large_upload(devbucket: DevBucket, in_parts: Calls) -> None:
     assert devbucket.admin.content(devbucket.bucket, "large") == data
     assert in_parts.client.head("large") == version
     assert in_parts.client.list_page("large", "", "", 10).versions == [version]
-
-
-@pytest.mark.parametrize(
-    ("size", "sizes"),
-    [
-        (20_001, [10_000, 10_000, 1]),
-        (20_000, [10_000, 10_000]),
-        (1, [1]),
-    ],
-)
-def test_plan_parts(size: int, sizes: list[int]) -> None:
-    """Parts are numbered from 1, follow each other, and add up."""
-    parts = large.plan_parts(size, 10_000)
-    assert [length for _, _, length in parts] == sizes
-    assert [number for number, _, _ in parts] == list(range(1, len(sizes) + 1))
-    assert [start for _, start, _ in parts] == [sum(sizes[:index]) for index in range(len(sizes))]
 
 
 @pytest.mark.parametrize("size", [1, 200 * settings.MIB, 10**13])

@@ -55,7 +55,7 @@ class Attempts:
         progress: Callable[[], None] = no_progress,
         key: str = "large",
     ) -> Version:
-        return self.client.upload(key, *sealed(self.directory, data), info, "text/plain", resume, progress)
+        return self.client.upload(key, *sealed(self.directory, data), info, "text/plain", resume, None, progress)
 
     def fails(self, **arguments: Any) -> Fault:
         """An upload that is not to succeed: its fault."""

@@ -37,7 +37,7 @@ STATS = {
     "dirty": {"files": 3, "bytes": 5 << 20, "limit": 5 << 30, "oldest_age_s": 12.0, "time_to_full_s": 90.0},
     "queue": {"waiting": 2, "in_flight": 1, "failed": 0},
     "transfers": {"uploads": 5, "uploaded_bytes": 2048, "fetches": 6, "fetched_bytes": 4096},
-    "requests": {"calls": {"b2_upload_file": 5}, "classes": {"A": 5, "C": 1}, "sent": 2048, "received": 4096},
+    "requests": {"calls": {"b2_upload_file": 5}, "classes": {"A": 5, "C": 1}, "sent": 2048, "received": 4096, "copied": 0},
     "names": {"inodes": 570, "directories_loaded": 40},
     "loop": {"tasks": 23},
 }  # fmt: skip

@@ -24,11 +24,11 @@ import requests
 
 from b2fs.adapters.b2 import answers, faults
 from b2fs.adapters.b2.account import Authority
-from b2fs.adapters.b2.large import Large
+from b2fs.adapters.b2.large import BaseLost, Large
 from b2fs.adapters.b2.settings import MAX_SINGLE, Settings
 from b2fs.adapters.b2.source import Source
 from b2fs.adapters.b2.transport import REPLACE, Account, Api, Counter, Http
-from b2fs.core.bucket import Identity, Page, Requests, Version
+from b2fs.core.bucket import Base, Identity, Page, Requests, Version
 from b2fs.errors import BucketError, Damaged, Fault
 
 AUTO_TYPE = "b2/x-auto"
@@ -56,7 +56,7 @@ class B2Client:
         self._counter = Counter()
         self._api = Api(Http(settings, self._counter))
         self._authority = Authority(settings, self._api)
-        self._large = Large(settings, self._api, self._authority)
+        self._large = Large(settings, self._api, self._authority, self._counter)
         self._urls: deque[_UploadUrl] = deque()  # append and pop are atomic
 
     def requests(self) -> Requests:
@@ -176,6 +176,7 @@ class B2Client:
         info: Mapping[str, str],
         content_type: str,
         resume: bool = False,
+        base: Base | None = None,
         progress: Callable[[], None] = no_progress,
     ) -> Version:
         """See `Bucket.upload`. A large file goes in parts (`large`), with a call of `progress` per part.
@@ -185,15 +186,32 @@ class B2Client:
         name = self._settings.prefix + key
         content_type = content_type or AUTO_TYPE
         with _translated(), _opened(path, os.O_RDONLY) as fd:
-            if self._large.is_large(size):
-                row = self._large.upload(name, fd, path, size, sha1, info, content_type, resume, progress)
-            else:
-                row = self._upload(name, fd, path, size, sha1, info, content_type)
+            try:
+                row = self._upload(name, fd, path, size, sha1, info, content_type, resume, base, progress)
+            except BaseLost:
+                row = self._upload(name, fd, path, size, sha1, info, content_type, resume, None, progress)
             version = row.version(self._settings.prefix)
             _check_stored(version, key, size, sha1)
             return version
 
     def _upload(
+        self,
+        name: str,
+        fd: int,
+        path: str,
+        size: int,
+        sha1: str,
+        info: Mapping[str, str],
+        content_type: str,
+        resume: bool,
+        base: Base | None,
+        progress: Callable[[], None],
+    ) -> answers.Row:
+        if cut := self._large.cut(size, base):
+            return self._large.upload(name, fd, path, cut, base, sha1, info, content_type, resume, progress)
+        return self._upload_small(name, fd, path, size, sha1, info, content_type)
+
+    def _upload_small(
         self, name: str, fd: int, path: str, size: int, sha1: str, info: Mapping[str, str], content_type: str
     ) -> answers.Row:
         source = Source(fd, path, 0, size, self._settings.allowance_s(size))
@@ -255,6 +273,7 @@ class B2Client:
                     )
                 )
                 row = answers.row(answer)
+                self._counter.add(copied=size)
             version = row.version(self._settings.prefix)
             _check_stored(version, key, size, "")
             return version

@@ -5,8 +5,11 @@ Rules
   parts is normal (facts: b2.md 3) and must not cost the whole transfer. If B2 says how long to wait, that
   is waited, up to `_PAUSE_MAX_S`. It is the only sleep of this package, and no lane but this one's waits.
   The file is read and hashed once before anything is sent, so a damaged file never reaches the bucket.
-  How a file is cut follows from its size, the settings and what B2 recommends, never from chance: a later
-  attempt cuts it alike and sends only what is missing (`unfinished`).
+  How a file is cut follows from its size, the settings, what B2 recommends and what is known of its base, never
+  from chance: a later attempt cuts it alike and sends only what is missing (`unfinished`).
+  Where B2 has a base (an earlier version, equal in places), what is equal is copied on the server. Each copied part must
+  have the SHA-1 of the local bytes; if one has not, or cannot be copied (the base is gone, a cap is reached), the
+  large file is cancelled and the caller uploads all of it (`BaseLost`).
   So a failure that may pass leaves an upload's large file as it is; one that is definite cancels it. A copy
   is not resumed: every failure cancels it. After an ambiguous finish (its answer was lost, and B2 cannot
   say) nothing is cancelled: it may be the newest version already.
@@ -29,34 +32,37 @@ from b2fs.adapters.b2 import answers, faults
 from b2fs.adapters.b2.settings import MAX_PARTS, MAX_SINGLE, Settings
 from b2fs.adapters.b2.source import Source
 from b2fs.adapters.b2.unfinished import Begun, Unfinished
+from b2fs.core import parts
+from b2fs.core.bucket import Base
+from b2fs.core.parts import Limits, Part
+from b2fs.core.writeback import REUPLOAD_LIMIT
 from b2fs.errors import BucketError, Damaged, Fault
 
 if TYPE_CHECKING:
     from b2fs.adapters.b2.account import Authority
-    from b2fs.adapters.b2.transport import Account, Api
+    from b2fs.adapters.b2.transport import Account, Api, Counter
 
 _PART_TRIES = 5
 _PAUSE_MAX_S = 10.0
 _FINISH_TRIES = 3
 _HASH_BLOCK = 1024 * 1024
 
-Part = tuple[int, int, int]
-"""Number (from 1), offset and size."""
 
+class BaseLost(BucketError):
+    """The base is of no use: the bucket is as if nothing had been tried."""
 
-def plan_parts(size: int, part_size: int) -> list[Part]:
-    """Cut `size` bytes into parts of `part_size`, the last one smaller. Pure."""
-    starts = range(0, size, part_size)
-    return [(number, start, min(part_size, size - start)) for number, start in enumerate(starts, 1)]
+    def __init__(self, why: str) -> None:
+        super().__init__(Fault.MISSING, f"the earlier version cannot be copied from: {why}")
 
 
 class Large:
     """Uploads and copies in parts for one client; safe in any number of threads."""
 
-    def __init__(self, settings: Settings, api: Api, authority: Authority) -> None:
+    def __init__(self, settings: Settings, api: Api, authority: Authority, counter: Counter) -> None:
         self._settings = settings
         self._api = api
         self._authority = authority
+        self._counter = counter
         self._unfinished = Unfinished(api, authority)
 
     def is_large(self, size: int) -> bool:
@@ -66,24 +72,30 @@ class Large:
         least = min(self._settings.large_size, 2 * self._account().recommended_part)
         return size > MAX_SINGLE or (size >= least and len(self._plan(size)) > 1)
 
+    def cut(self, size: int, base: Base | None) -> list[Part]:
+        """The parts in which a file is uploaded, with copies where that is cheaper; none for a file that goes as one."""
+        found = parts.cut_on(size, base.same, self._limits(size)) if base is not None else []
+        return found or (self._plan(size) if self.is_large(size) else [])
+
     def upload(
         self,
         name: str,
         fd: int,
         path: str,
-        size: int,
+        cut: list[Part],
+        base: Base | None,
         sha1: str,
         info: Mapping[str, str],
         content_type: str,
         resume: bool,
         progress: Callable[[], None],
     ) -> answers.Row:
-        """The stored version's row. `Damaged` when the file does not have `size` and `sha1`.
+        """The stored version's row. `Damaged` when the file is not as long as `cut`, or does not have `sha1`.
 
         `resume`: an attempt may have been made before; what it sent is used, what we abandoned is cancelled.
+        `BaseLost`: a part cannot be copied from `base`.
         """
-        parts = self._plan(size)
-        sums = _hash_parts(fd, path, parts, sha1, progress)
+        sums = _hash_parts(fd, path, cut, sha1, progress)
         urls: deque[tuple[str, str]] = deque()  # of this file; append and pop are atomic
 
         def new_url(file_id: str) -> tuple[str, str]:
@@ -93,13 +105,15 @@ class Large:
             return answer["uploadUrl"], answer["authorizationToken"]
 
         def send(file_id: str, part: Part) -> None:
-            number, offset, length = part
+            if part.copied and base is not None:
+                self._copy_same(base.file_id, file_id, part, sums[part.number - 1])
+                return
             url, token = _popped(urls) or new_url(file_id)
-            source = Source(fd, path, offset, length, self._settings.allowance_s(length))
+            source = Source(fd, path, part.offset, part.size, self._settings.allowance_s(part.size))
             try:
-                self._api.upload_part(url, token, number, length, sums[number - 1], source)
+                self._api.upload_part(url, token, part.number, part.size, sums[part.number - 1], source)
             except faults.Refusal as refusal:
-                if refusal.fault is Fault.CORRUPT and source.digest != sums[number - 1]:
+                if refusal.fault is Fault.CORRUPT and source.digest != sums[part.number - 1]:
                     raise Damaged(f"local file: {path} changed since it was sealed") from None
                 raise
             urls.append((url, token))  # not after a failure: its pod is full, gone or confused
@@ -107,11 +121,11 @@ class Large:
         info = {**info, answers.LARGE_SHA1: sha1}
         begun = None
         if resume:
-            wanted = [(length, part_sha1) for (_, _, length), part_sha1 in zip(parts, sums, strict=True)]
+            wanted = [(part.size, part_sha1) for part, part_sha1 in zip(cut, sums, strict=True)]
             begun = self._unfinished.find(name, info, wanted, progress)
         if begun is None:
             begun = self._start(name, info, content_type)
-        return self._transfer(begun, parts, lambda _: sums, send, progress, keep=True)
+        return self._transfer(begun, cut, lambda _: sums, send, progress, keep=True)
 
     def copy(
         self,
@@ -123,28 +137,16 @@ class Large:
         progress: Callable[[], None],
     ) -> answers.Row:
         """The new version's row."""
-        parts = self._plan(size)
         sums: dict[int, str] = {}
 
         def send(file_id: str, part: Part) -> None:
-            number, offset, length = part
-            answer = self._authority.call(
-                lambda account: self._api.copy_part(
-                    account.api_url,
-                    account.token,
-                    source_id,
-                    file_id,
-                    number,
-                    bytes_range=(offset, offset + length - 1),
-                )
-            )
-            sums[number] = answer["contentSha1"]
+            sums[part.number] = self._copy_part(source_id, file_id, part)
 
-        def collect(parts: list[Part]) -> list[str]:
-            return [sums[number] for number, _, _ in parts]
+        def collect(cut: list[Part]) -> list[str]:
+            return [sums[part.number] for part in cut]
 
         begun = self._start(name, info, content_type)
-        return self._transfer(begun, parts, collect, send, progress, keep=False)
+        return self._transfer(begun, self._plan(size), collect, send, progress, keep=False)
 
     def info(self, file_id: str) -> answers.Row:
         """b2_get_file_info: one version, or a large file that is not finished (action ``start``)."""
@@ -152,13 +154,49 @@ class Large:
             self._authority.call(lambda account: self._api.get_file_info_by_id(account.api_url, account.token, file_id))
         )
 
+    def _copy_part(self, source_id: str, file_id: str, part: Part) -> str:
+        """b2_copy_part; the SHA-1 of what was copied."""
+        answer = self._authority.call(
+            lambda account: self._api.copy_part(
+                account.api_url,
+                account.token,
+                source_id,
+                file_id,
+                part.number,
+                bytes_range=(part.offset, part.offset + part.size - 1),
+            )
+        )
+        self._counter.add(copied=part.size)
+        sha1: str = answer["contentSha1"]
+        return sha1
+
+    def _copy_same(self, source_id: str, file_id: str, part: Part, sha1: str) -> None:
+        try:
+            copied = self._copy_part(source_id, file_id, part)
+        except faults.Refusal as refusal:
+            passing = refusal.fault in (Fault.TRANSIENT, Fault.THROTTLED)
+            if passing or refusal.token_expired or refusal.not_active:
+                raise
+            raise BaseLost(str(refusal)) from None
+        if copied != sha1:
+            raise BaseLost("it has other bytes than what lay here of it")
+
     def _account(self) -> Account:
         return self._authority.call(lambda account: account)
 
     def _plan(self, size: int) -> list[Part]:
-        account = self._account()
-        wanted = min(self._settings.part_size, account.recommended_part)
-        return plan_parts(size, max(wanted, account.minimum_part, math.ceil(size / MAX_PARTS)))
+        return parts.cut(size, self._limits(size).wanted)
+
+    def _limits(self, size: int) -> Limits:
+        account, settings = self._account(), self._settings
+        wanted = min(settings.part_size, account.recommended_part)
+        return Limits(
+            least=account.minimum_part,
+            wanted=max(wanted, account.minimum_part, math.ceil(size / MAX_PARTS)),
+            largest_copy=max(settings.copy_part_size, 2 * account.minimum_part),
+            worth=max(REUPLOAD_LIMIT, account.minimum_part),
+            most=MAX_PARTS,
+        )
 
     def _start(self, name: str, info: Mapping[str, str], content_type: str) -> Begun:
         started = self._authority.call(
@@ -171,7 +209,7 @@ class Large:
     def _transfer(
         self,
         begun: Begun,
-        parts: list[Part],
+        cut: list[Part],
         sums: Callable[[list[Part]], list[str]],
         send: Callable[[str, Part], None],
         progress: Callable[[], None],
@@ -180,7 +218,7 @@ class Large:
     ) -> answers.Row:
         """`send` every part that is not stored, finish. `keep`: a later attempt can go on with what was sent."""
         file_id = begun.file_id
-        missing = [part for part in parts if part[0] not in begun.stored]
+        missing = [part for part in cut if part.number not in begun.stored]
         try:
             self._send_all(file_id, missing, send, progress)
         except Exception as exc:
@@ -190,10 +228,10 @@ class Large:
             if not (keep and isinstance(error, BucketError) and error.may_pass):
                 self._unfinished.cancel(file_id)
             raise
-        return self._finish(file_id, sums(parts), keep)
+        return self._finish(file_id, sums(cut), keep)
 
     def _send_all(
-        self, file_id: str, parts: list[Part], send: Callable[[str, Part], None], progress: Callable[[], None]
+        self, file_id: str, cut: list[Part], send: Callable[[str, Part], None], progress: Callable[[], None]
     ) -> None:
         """Send the parts, some at a time. The first part that fails for good ends it; raises its error."""
 
@@ -202,7 +240,7 @@ class Large:
             progress()
 
         with ThreadPoolExecutor(self._settings.part_lanes, "part") as pool:
-            futures = [pool.submit(one, part) for part in parts]
+            futures = [pool.submit(one, part) for part in cut]
             ended, waiting = wait(futures, return_when=FIRST_EXCEPTION)
             for future in waiting:
                 future.cancel()
@@ -271,11 +309,11 @@ def _retried(send: Callable[[], None]) -> None:
                 time.sleep(min(max(exc.retry_after_s, 1.0), _PAUSE_MAX_S))
 
 
-def _hash_parts(fd: int, path: str, parts: list[Part], sha1: str, progress: Callable[[], None]) -> list[str]:
+def _hash_parts(fd: int, path: str, cut: list[Part], sha1: str, progress: Callable[[], None]) -> list[str]:
     """The SHA-1 of each part, after a check of the whole file against `sha1`."""
     whole = hashlib.sha1(usedforsecurity=False)
     sums = []
-    for _, offset, length in parts:
+    for _, offset, length, _ in cut:
         part = hashlib.sha1(usedforsecurity=False)
         end = offset + length
         while offset < end:

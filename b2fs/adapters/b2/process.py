@@ -35,7 +35,7 @@ import trio
 import b2fs
 from b2fs.adapters.b2 import wire
 from b2fs.adapters.b2.settings import Settings
-from b2fs.core.bucket import Identity, Page, Requests, Version
+from b2fs.core.bucket import Base, Identity, Page, Requests, Version
 from b2fs.errors import B2fsError, BucketError, Fault
 
 log = logging.getLogger(__name__)
@@ -247,8 +247,11 @@ class TransferProcess:
         info: Mapping[str, str],
         content_type: str,
         resume: bool = False,
+        base: Base | None = None,
     ) -> Version:
-        done = await self._call(wire.Upload(key, path, size, sha1, dict(info), content_type, resume), size)
+        request = wire.Upload(key, path, size, sha1, dict(info), content_type, resume, base)
+        least_s = self._settings.copy_timeout_s if base is not None else 0.0
+        done = await self._call(request, size, least_s)
         assert done.version is not None
         return done.version
 
@@ -297,4 +300,10 @@ def _sum(a: Requests, b: Requests) -> Requests:
     def merged(one: dict[str, int], two: dict[str, int]) -> dict[str, int]:
         return {name: one.get(name, 0) + two.get(name, 0) for name in {**one, **two}}
 
-    return Requests(merged(a.calls, b.calls), merged(a.classes, b.classes), a.sent + b.sent, a.received + b.received)
+    return Requests(
+        merged(a.calls, b.calls),
+        merged(a.classes, b.classes),
+        a.sent + b.sent,
+        a.received + b.received,
+        a.copied + b.copied,
+    )

@@ -54,6 +54,8 @@ class Settings(msgspec.Struct, frozen=True):
     """From this size on a file is uploaded in parts (`large.Large.is_large`); at most `MAX_SINGLE`."""
     part_size: int = 32 * MIB
     """Wanted size of a part; B2 may recommend a smaller one, its minimum and `MAX_PARTS` may force a larger one."""
+    copy_part_size: int = 1024 * MIB
+    """Largest part that is copied on the server: each is a class C transaction, and silent until it is done."""
     part_lanes: int = 4
     """Parts of one large file in flight."""
 

@@ -67,21 +67,23 @@ class Counter:
         self._calls: dict[str, int] = {}
         self._sent = 0
         self._received = 0
+        self._copied = 0
 
-    def add(self, call: str = "", sent: int = 0, received: int = 0) -> None:
+    def add(self, call: str = "", sent: int = 0, received: int = 0, copied: int = 0) -> None:
         with self._lock:
             if call:
                 self._calls[call] = self._calls.get(call, 0) + 1
             self._sent += sent
             self._received += received
+            self._copied += copied
 
     def snapshot(self) -> Requests:
         with self._lock:
-            calls, sent, received = dict(self._calls), self._sent, self._received
+            calls, sent, received, copied = dict(self._calls), self._sent, self._received, self._copied
         classes: dict[str, int] = {}
         for call, count in calls.items():
             classes[class_of(call)] = classes.get(class_of(call), 0) + count
-        return Requests(calls, classes, sent, received)
+        return Requests(calls, classes, sent, received, copied)
 
 
 class Account(msgspec.Struct, frozen=True):

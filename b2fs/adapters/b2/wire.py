@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from b2fs.core.bucket import Identity, Page, Requests, Version
+from b2fs.core.bucket import Base, Identity, Page, Requests, Version
 from b2fs.errors import B2fsError, BucketError, Damaged, Fault, NoSpace
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -54,6 +54,7 @@ class Upload(msgspec.Struct, frozen=True, tag=True):
     info: dict[str, str]
     content_type: str
     resume: bool
+    base: Base | None = None
 
 
 class Copy(msgspec.Struct, frozen=True, tag=True):

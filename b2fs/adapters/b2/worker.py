@@ -91,8 +91,8 @@ def perform(client: B2Client, request: wire.Request, progress: Callable[[], None
         case wire.Fetch():
             client.fetch(request.file_id, request.path, request.offset, request.length, request.sha1)
             return wire.Done()
-        case wire.Upload(key, path, size, sha1, info, content_type, resume):
-            return wire.Done(version=client.upload(key, path, size, sha1, info, content_type, resume, progress))
+        case wire.Upload(key, path, size, sha1, info, content_type, resume, base):
+            return wire.Done(version=client.upload(key, path, size, sha1, info, content_type, resume, base, progress))
         case wire.Copy(file_id, key, size, info, content_type):
             return wire.Done(version=client.copy(file_id, key, size, info, content_type, progress))
         case wire.ListPage(prefix, start, delimiter, limit):
