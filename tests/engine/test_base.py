@@ -11,7 +11,6 @@ import random
 import pytest
 
 from b2fs.core import parts
-from b2fs.core.chunks import CHUNK
 from b2fs.core.writeback import REUPLOAD_LIMIT
 from b2fs.errors import BucketError, Fault
 from tests.engine.world import Mount, World
