@@ -23,9 +23,9 @@ new_host = hosts.new_host
 pytestmark = pytest.mark.slow
 
 PART = 450_000
-PARTS = 20
+PARTS = 40
 """Together more than what is uploaded again rather than copied (`core.writeback.REUPLOAD_LIMIT`)."""
-LANES = 4
+LANES = 8
 """Parts of one file that the daemon sends at a time."""
 
 

@@ -229,7 +229,7 @@ class B2Client:
         try:
             return send(target)
         except faults.Refusal as refusal:
-            if refusal.fault is Fault.CORRUPT and source.digest != sha1:
+            if refusal.fault is Fault.CORRUPT and source.digest() != sha1:
                 raise Damaged(f"local file: {path} changed since it was sealed") from None
             if not refusal.token_expired:
                 raise

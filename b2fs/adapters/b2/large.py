@@ -113,7 +113,7 @@ class Large:
             try:
                 self._api.upload_part(url, token, part.number, part.size, sums[part.number - 1], source)
             except faults.Refusal as refusal:
-                if refusal.fault is Fault.CORRUPT and source.digest != sums[part.number - 1]:
+                if refusal.fault is Fault.CORRUPT and source.digest() != sums[part.number - 1]:
                     raise Damaged(f"local file: {path} changed since it was sealed") from None
                 raise
             urls.append((url, token))  # not after a failure: its pod is full, gone or confused

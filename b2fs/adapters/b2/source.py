@@ -2,8 +2,8 @@
 
 Rules
   The file is opened read-only and read by position: any number of sources share one descriptor.
-  A source never delivers fewer or other bytes than it promised without saying so: a short file raises,
-  and `digest` tells what was really sent.
+  A source never delivers fewer bytes than it promised: a short file raises. That they are the promised ones B2 checks
+  against the SHA-1 of the request; `digest()` tells afterwards whose fault it was if they are not.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import time
 
 from b2fs.adapters.b2.faults import SourceFailed, local
 from b2fs.errors import BucketError, Damaged, Fault
+
+_BLOCK = 1024 * 1024
 
 
 class Source:
@@ -30,20 +32,27 @@ class Source:
         self._deadline = time.monotonic() + allowance_s
         self.sent = 0
         """Bytes that were read for the current request."""
-        self._hash = hashlib.sha1(usedforsecurity=False)
 
     def __len__(self) -> int:
         return self._size
 
-    @property
     def digest(self) -> str:
-        """SHA-1 of the bytes read so far."""
-        return self._hash.hexdigest()
+        """SHA-1 of the range as the file has it now. Reads it; raises `Damaged` if that fails."""
+        digest, done = hashlib.sha1(usedforsecurity=False), 0
+        while done < self._size:
+            try:
+                block = os.pread(self._fd, min(_BLOCK, self._size - done), self._offset + done)
+            except OSError as exc:
+                raise local(exc, f"cannot read {self._path}") from exc
+            if not block:
+                break
+            digest.update(block)
+            done += len(block)
+        return digest.hexdigest()
 
     def seek(self, position: int) -> None:
         assert position == 0, "a source is only ever rewound"
         self.sent = 0
-        self._hash = hashlib.sha1(usedforsecurity=False)
 
     def read(self, amount: int = -1) -> bytes:
         """The next bytes; `SourceFailed` if the file is shorter than promised, fails, or time is up."""
@@ -59,5 +68,4 @@ class Source:
         if not block:
             raise SourceFailed(Damaged(f"local file: {self._path} is shorter than when it was sealed"))
         self.sent += len(block)
-        self._hash.update(block)
         return block
