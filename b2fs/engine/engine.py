@@ -24,6 +24,7 @@ from b2fs.core.tree import Node
 from b2fs.engine import retry
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
+from b2fs.engine.drain import Drain
 from b2fs.engine.filesystem import FileSystem
 from b2fs.engine.listing import Listing
 from b2fs.engine.prefetch import Prefetch
@@ -106,9 +107,10 @@ class Engine:
         self.listing = Listing(volume)
         self.recovery = Recovery(volume)
         self.uploader = Uploader(volume, self.cache, self.content, self.recovery)
+        self.draining = Drain(volume, self.content, self.uploader)
         self.prefetch = Prefetch(volume, self.cache)
         self.listing.on_news = self.prefetch.news
-        self.files = FileSystem(volume, self.cache, self.content, self.listing, self.uploader, self.prefetch)
+        self.files = FileSystem(volume, self.cache, self.content, self.listing, self.draining, self.prefetch)
         self.online = False
         self.connect_error = ""
         self._hasten = trio.Event()
@@ -174,11 +176,11 @@ class Engine:
         (empty: nothing).
         """
         self._hasten.set()
-        mark = self.uploader.mark()
+        mark = self.draining.mark()
         with trio.move_on_after(deadline_s):
-            await self.uploader.drain(path, mark, report)
-        await self.uploader.seal(path, mark)
-        return self.uploader.left(path, mark)
+            await self.draining.run(path, mark, report)
+        await self.draining.seal(path, mark)
+        return self.draining.left(path, mark)
 
     # ------------------------------------------------------------ looking at it
 

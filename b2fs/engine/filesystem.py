@@ -25,10 +25,10 @@ from b2fs.core.inode import ROOT, Inode, largest_info, nearest_time, without_set
 from b2fs.core.tree import Node
 from b2fs.engine.cache import Cache
 from b2fs.engine.content import Content
+from b2fs.engine.drain import Drain
 from b2fs.engine.listing import Listing
 from b2fs.engine.prefetch import Prefetch
 from b2fs.engine.readahead import ReadAhead
-from b2fs.engine.upload import Uploader
 from b2fs.engine.volume import Volume
 from b2fs.errors import (
     BadHandle,
@@ -83,7 +83,7 @@ class FileSystem:
         cache: Cache,
         content: Content,
         listing: Listing,
-        uploader: Uploader,
+        drain: Drain,
         prefetch: Prefetch,
     ) -> None:
         self._volume = volume
@@ -91,7 +91,7 @@ class FileSystem:
         self._cache = cache
         self._content = content
         self._listing = listing
-        self._uploader = uploader
+        self._drain = drain
         self._prefetch = prefetch
         self._handles: dict[int, Handle | Entries] = {}
         self._next_handle = 1
@@ -418,10 +418,10 @@ class FileSystem:
                 await self._reach_b2_at(path)
 
     async def _reach_b2_at(self, path: str) -> None:
-        deadline_s, mark = self._volume.settings.read_deadline_s, self._uploader.mark()
+        deadline_s, mark = self._volume.settings.read_deadline_s, self._drain.mark()
         with trio.move_on_after(deadline_s):
-            await self._uploader.drain(path, mark)
-        if left := self._uploader.left(path, mark):
+            await self._drain.run(path, mark)
+        if left := self._drain.left(path, mark):
             why = f"B2 does not have {left[0]['path']} after {deadline_s:g} s: {left[0]['why']}"
             raise Unavailable(f"{why}; it is safe here, and goes on being tried")
 

@@ -16,11 +16,9 @@ with the error that `b2fs status` shows.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 import trio
@@ -44,8 +42,6 @@ log = logging.getLogger(__name__)
 _EMPTY_SHA1 = "da39a3ee5e6b4b0d3255bfef95601890afd80709"
 _BATCH = 200
 """Keys of an expanded subtree that are committed at once, between two looks at other work."""
-_LOOK_S = 0.25
-"""How often a drain looks at what is left, at least."""
 _WAIT_S = 0.5
 """Pause before a key that must wait for another one is looked at again."""
 _ORDER_S = 2.0
@@ -70,12 +66,13 @@ class Uploader:
         self._content = content
         self._recovery = recovery
         self._slots = trio.Semaphore(volume.settings.uploads)
-        self._finished = trio.Event()
+        self.finished = trio.Event()
+        """Set when some attempt has ended, and replaced at once."""
         self._failing = False
         """Some key waits for its next attempt after a failure."""
         self.counters = Counters()
         self.hurrying = 0
-        """While above 0 (a drain or flush runs), files are sealed even if a program holds them open."""
+        """While above 0 (a `Drain` runs), files are sealed even if a program holds them open."""
 
     # ------------------------------------------------------------ the loop
 
@@ -112,8 +109,8 @@ class Uploader:
         finally:
             self._slots.release()
             self._volume.wake()
-            self._finished.set()
-            self._finished = trio.Event()
+            self.finished.set()
+            self.finished = trio.Event()
 
     async def _attempt(self, entry: Entry) -> None:
         generation, began = entry.generation, self._volume.journal.next_number()
@@ -373,107 +370,6 @@ class Uploader:
                 each.born = min(each.born, entry.born)
             await trio.lowlevel.checkpoint()
         volume.commit(Change(settled=[(key, generation)]))
-
-    # ------------------------------------------------------------ waiting for the end
-
-    def mark(self) -> int:
-        """A number for `drain`, `seal` and `left`: they are about what was written before it."""
-        return self._volume.journal.next_number()
-
-    async def drain(self, path: str, mark: int, report: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Return once B2 has everything at or below `path` ('': all) that was written before `mark`, and the journal
-        knows it for good; cancel it to give up. Who goes on writing does not keep it from ending.
-
-        Files are sealed even if a program still writes. What B2 refuses is tried once more, then left; everything
-        is, once the journal cannot be written.
-        """
-        volume = self._volume
-        for entry in self._waiting(path, mark):
-            entry.attempts = 0
-            volume.schedule.hurry(entry, trio.current_time())
-        self.hurrying += 1
-        try:
-            while not volume.read_only and not all(map(self._is_stuck, self._waiting(path, mark))):
-                if report is not None:
-                    await report()
-                for entry in self._waiting(path, mark):
-                    if not entry.error and not entry.waits_for:
-                        volume.schedule.hurry(entry, trio.current_time())
-                volume.wake()
-                with trio.move_on_after(_LOOK_S):
-                    await self._finished.wait()
-        finally:
-            self.hurrying -= 1
-        if not volume.read_only:
-            with contextlib.suppress(B2fsError):  # the disk fails, which is logged; the bytes are in B2 all the same
-                await volume.sync()
-                await volume.reaper.reap()
-
-    def _is_stuck(self, entry: Entry) -> bool:
-        """Whether a drain can do nothing about a key: it is refused, or waits for one that is."""
-        if entry.lasting and entry.attempts:
-            return True
-        node = self._volume.tree.nodes.get(entry.waits_for)
-        keys = self._volume.tree.keys(node) if node is not None and entry.waits_for else []
-        others = (self._volume.schedule.entries.get(key) for key in keys)
-        return any(other is not None and other.lasting and other.attempts > 0 for other in others)
-
-    async def seal(self, path: str, mark: int) -> None:
-        """Seal what is not in B2 at or below `path`, so that its size and SHA-1 are known and final."""
-        for entry in self._waiting(path, mark):
-            node = None if entry.key.endswith("/") else await self._volume.resolve(entry.key)
-            if node is None or self._volume.read_only:
-                continue
-            try:
-                await self._content.seal(node)
-            except B2fsError as error:  # a full disk: it stays scratch, and the next start goes on with it
-                log.warning("%r (generation %d) cannot be sealed: %s", entry.key, entry.generation, error)
-
-    def left(self, path: str, mark: int) -> list[dict[str, Any]]:
-        """What is not in B2 at or below `path`, for the manifest: key, bytes, SHA-1 where known, why."""
-        found = []
-        for entry in sorted(self._waiting(path, mark), key=lambda entry: entry.key):
-            row = self._volume.journal.path_inode(entry.key)
-            found.append(
-                {
-                    "path": entry.key,
-                    "size": row.size if row is not None else 0,
-                    "sha1": row.sha1 if row is not None else "",
-                    "why": self._volume.read_only or entry.error or "not uploaded yet",
-                }
-            )
-        return found
-
-    def _waiting(self, path: str, mark: int) -> list[Entry]:
-        entries = self._volume.schedule.entries
-        below = path + "/" if path else ""
-
-        def concerns(key: str) -> bool:
-            above = key.endswith("/") and below.startswith(key)  # a moved directory that the path is in
-            return key == path or key.startswith(below) or above
-
-        return [
-            entry
-            for key, entry in entries.items()
-            if concerns(key) and entry.reached <= mark and not self._is_later(entry, mark)
-        ]
-
-    def _is_later(self, entry: Entry, mark: int) -> bool:
-        """Whether a dirty key says nothing about what was written before `mark`: it was in line then, and what became
-        dirty there is a newer file, a deletion, or attributes of a directory. Not so what came to it by a rename.
-        """
-        if entry.born <= mark or entry.key.endswith("/"):
-            return False
-        tree, directory = self._volume.tree, names.marked_directory(entry.key)
-        above, name = names.split(entry.key if directory is None else directory)
-        parent = tree.find(above)
-        if parent is None or parent.children is None:
-            return False  # nobody knows
-        node = tree.child(parent, name.encode()) if name else parent
-        if node is None or node.ino > mark:
-            return True
-        row = self._volume.journal.object(entry.key) if directory is not None else None
-        return row is not None and row.file_id != ""
 
 
 def _holds(now: Inode, live: Inode, row: ObjectRow, named: bool) -> bool:

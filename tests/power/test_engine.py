@@ -373,7 +373,7 @@ async def test_names_are_written_back_before_the_journal(cut: Cut, autojump_cloc
         sync(scratch)
         await cut.everywhere(is_one_of("a", OLD))
         await m.write("a", NEW)
-        await m.engine.uploader.seal("a", m.engine.uploader.mark())
+        await m.engine.draining.seal("a", m.engine.draining.mark())
         await trio.sleep(2.0)
         for folder in (scratch, staged):
             sync(folder)
@@ -654,7 +654,7 @@ async def test_the_power_goes_after_a_kill(layer: Layer, cut: Cut, autojump_cloc
             await write_synced(m, "b.tmp", NEW)
             await cut.world.bucket.gate.waiting("upload", 3)
             await m.write("a", NEW)
-            await m.engine.uploader.seal("a", m.engine.uploader.mark())
+            await m.engine.draining.seal("a", m.engine.draining.mark())
             await m.rename("b.tmp", "b")
             layer.kill()
             raise Killed
