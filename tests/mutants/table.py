@@ -35,6 +35,8 @@ _DAEMON = "b2fs/daemon.py"
 _LISTING = "b2fs/engine/listing.py"
 _RETRY = "b2fs/engine/retry.py"
 _CLIENT = "b2fs/adapters/b2/client.py"
+_LARGE = "b2fs/adapters/b2/large.py"
+_PARTS = "b2fs/core/parts.py"
 _REAPER = "b2fs/engine/reaper.py"
 _JOURNAL = "b2fs/adapters/journal.py"
 _INODE = "b2fs/core/inode.py"
@@ -838,5 +840,34 @@ ROWS: tuple[Row, ...] = (
         "            if self._db.total_changes == self._moved:",
         "            if False:",
         ("tests/adapters/test_journal.py::test_checkpoint_is_for_what_is_new",),
+    ),
+    # ------------------------------------------------------------ changes in large files
+    Row(
+        "large changes: a copied part has the SHA-1 of the local bytes",
+        _LARGE,
+        "        if copied != sha1:",
+        "        if False:",
+        ("tests/adapters/test_b2_base.py::test_a_wrong_hint_changes_no_byte",),
+    ),
+    Row(
+        "large changes: without a base all is uploaded",
+        _CLIENT,
+        "            except BaseLost:",
+        "            except ZeroDivisionError:",
+        ("tests/adapters/test_b2_base.py::test_base_that_is_gone",),
+    ),
+    Row(
+        "large changes: what is sent makes parts that B2 takes",
+        _PARTS,
+        "            start = done + limits.least  #",
+        "            pass  #",
+        ("tests/core/test_parts.py::test_any_cut",),
+    ),
+    Row(
+        "large changes: what differs is not named as the same",
+        _DISK,
+        "        if os.pread(whole, size, offset + start) == os.pread(part, size, start):",
+        "        if True:",
+        ("tests/engine/test_base.py::test_page_in_an_object_that_was_written_here",),
     ),
 )
