@@ -4,7 +4,8 @@ Rules
   The parts cover the file once, in order; all but the last have the least size that B2 takes.
   A part is copied only if all of it is known to equal the same range of the base version. That is a hint about cost,
   not about truth: whoever copies compares the SHA-1 that B2 gives with that of the local bytes.
-  A copy is a class C transaction, an upload is free: it pays from `worth` bytes on.
+  A copy is a class C transaction, of which an account has 2,500 a day for nothing, and an upload is free: it pays from
+  `worth` bytes on.
 
 Units: bytes; ranges are half-open.
 """
@@ -16,6 +17,10 @@ from typing import NamedTuple
 
 BLOCK = 1024 * 1024
 """The step in which a changed file is compared with its base: a fifth of the smallest part."""
+
+WORTH = 32 * 1024 * 1024
+"""What a copy must save: as much as one part of an upload. A database of some tens of MiB that changes every minute is
+sent each time; else its copies would use up the day's class C transactions, which listings need too."""
 
 
 class Part(NamedTuple):

@@ -7,11 +7,11 @@ before and after a crash, and takes a fraction of the upload's time. What was ev
 
 from __future__ import annotations
 
-from b2fs.core import chunks, parts
+from b2fs.core import chunks
 from b2fs.core.bucket import Base
 from b2fs.core.change import ObjectRow
 from b2fs.core.inode import Inode
-from b2fs.core.writeback import REUPLOAD_LIMIT
+from b2fs.core.parts import BLOCK, WORTH
 from b2fs.engine.volume import Volume
 
 
@@ -20,7 +20,7 @@ async def find(volume: Volume, live: Inode, row: ObjectRow | None) -> Base | Non
 
     None where no copy on the server could be cheaper than its upload.
     """
-    if not live.staged or live.size <= 2 * REUPLOAD_LIMIT:
+    if not live.staged or live.size <= 2 * WORTH:
         return None
     for file_id in dict.fromkeys((live.file_id, row.file_id if row is not None else "")):
         if file_id:
@@ -36,5 +36,5 @@ def _same(volume: Volume, live: Inode, file_id: str) -> list[tuple[int, int]]:
         blobs = [(whole, 0)]
     else:
         blobs = [(chunks.part(file_id, index), index * chunks.CHUNK) for index in range(chunks.count(live.size))]
-    found = volume.disk.same_as_blobs(live.staged, blobs, parts.BLOCK)
-    return [(start, end) for start, end in found if end - start > REUPLOAD_LIMIT]
+    found = volume.disk.same_as_blobs(live.staged, blobs, BLOCK)
+    return [(start, end) for start, end in found if end - start > WORTH]

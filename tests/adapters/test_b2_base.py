@@ -1,6 +1,6 @@
 """Uploads of a changed file on an earlier version of it: what is copied on the server, what is sent, what is made sure of.
 
-A copy pays from 20 kB on here, not from 8 MiB, so that the files can be small.
+A copy pays from 20 kB on here, not from 32 MiB, so that the files can be small.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Changed:
 
 @pytest.fixture(autouse=True)
 def _cheap_copies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large, "REUPLOAD_LIMIT", WORTH)
+    monkeypatch.setattr(large, "WORTH", WORTH)
     monkeypatch.setattr(large, "_PAUSE_MAX_S", 0.0)
 
 

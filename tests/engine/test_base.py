@@ -11,7 +11,7 @@ import random
 import pytest
 
 from b2fs.core import parts
-from b2fs.core.writeback import REUPLOAD_LIMIT
+from b2fs.engine import base
 from b2fs.errors import BucketError, Fault
 from tests.engine.world import Mount, World
 from tests.fakes.bucket import Planted
@@ -25,8 +25,15 @@ OLD = random.Random(7).randbytes(SIZE)
 CHANGE = b"changed!" * (PAGE // 8)
 NEW = OLD[:PLACE] + CHANGE + OLD[PLACE + PAGE :]
 BLOCK = parts.BLOCK
+WORTH = 8 << 20
+"""What a copy must save here, so that files of 40 MiB are large."""
 AROUND = [(0, PLACE), (PLACE + BLOCK, SIZE)]
 """All but the block that was changed."""
+
+
+@pytest.fixture(autouse=True)
+def _cheap_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "WORTH", WORTH)
 
 
 def sent(world: World) -> int:
@@ -158,7 +165,7 @@ async def test_every_attempt_is_told(world: World, autojump_clock: object) -> No
     assert world.bucket.resumed == ["x", "x"]
 
 
-@pytest.mark.parametrize("size", [0, PAGE, 2 * REUPLOAD_LIMIT])
+@pytest.mark.parametrize("size", [0, PAGE, 2 * WORTH])
 async def test_small_files_are_not_compared(world: World, autojump_clock: object, size: int) -> None:
     """No copy could pay."""
     data = os.urandom(size)

@@ -112,8 +112,8 @@ def test_kernel_asks_for_large_pieces(new_host: NewHost) -> None:
     host.stop()
 
 
-LARGE = 64 << 20
-PLACE = 40 << 20
+LARGE = 144 << 20
+PLACE = 72 << 20
 LEAST = 5_000_000
 """B2's smallest part."""
 
@@ -132,7 +132,7 @@ def changed(host: Host, bucket: DevBucket) -> bytes:
 
 
 def test_change_in_a_large_object(new_host: NewHost, devbucket: DevBucket) -> None:
-    """4 KiB in 64 MiB: one part of the least size is sent, two copies on the server do the rest; what `stats` says."""
+    """4 KiB in 144 MiB: one part of the least size is sent, two copies on the server do the rest; what `stats` says."""
     host = new_host(quiet_period=LONG)
     host.start()
     content = changed(host, devbucket)

@@ -34,8 +34,7 @@ from b2fs.adapters.b2.source import Source
 from b2fs.adapters.b2.unfinished import Begun, Unfinished
 from b2fs.core import parts
 from b2fs.core.bucket import Base
-from b2fs.core.parts import Limits, Part
-from b2fs.core.writeback import REUPLOAD_LIMIT
+from b2fs.core.parts import WORTH, Limits, Part
 from b2fs.errors import BucketError, Damaged, Fault
 
 if TYPE_CHECKING:
@@ -194,7 +193,7 @@ class Large:
             least=account.minimum_part,
             wanted=max(wanted, account.minimum_part, math.ceil(size / MAX_PARTS)),
             largest_copy=max(settings.copy_part_size, 2 * account.minimum_part),
-            worth=max(REUPLOAD_LIMIT, account.minimum_part),
+            worth=max(WORTH, account.minimum_part),
             most=MAX_PARTS,
         )
 
