@@ -155,7 +155,7 @@ def test_broken_uploads(devbucket: DevBucket, tmp_path: Path, kind: str) -> None
 def test_slow_bodies_are_given_up(devbucket: DevBucket, tmp_path: Path) -> None:
     """A body that trickles, and so is never silent, ends by the allowance for its size."""
     data = pattern(200_000)
-    slow = B2Client(settings_for(devbucket, call_timeout_s=0.1, slowest=10**9))
+    slow = B2Client(settings_for(devbucket, call_timeout_s=0.5, slowest=10**9))
     version = store(B2Client(settings_for(devbucket)), tmp_path, "k", data)
     slow.connect()
     devbucket.admin.bandwidth(down_bps=100_000, up_bps=100_000)
