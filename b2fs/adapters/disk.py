@@ -280,11 +280,13 @@ class Disk:
                             found.append((start, end))
         return found
 
-    def blob_names(self) -> Iterator[str]:
-        """All files of the cache directory. Long when there are many."""
-        cache = os.path.join(self.root, "cache")
-        for folder in os.listdir(cache):
-            yield from os.listdir(os.path.join(cache, folder))
+    def blob_folders(self) -> list[str]:
+        """The folders of the cache directory: 256 at most."""
+        return os.listdir(os.path.join(self.root, "cache"))
+
+    def blob_names(self, folder: str) -> list[str]:
+        """The files in one of them."""
+        return os.listdir(os.path.join(self.root, "cache", folder))
 
     # ------------------------------------------------------------ all of it
 

@@ -25,7 +25,7 @@ from b2fs.core.change import Blob, Change, Damage, Intent, ObjectRow
 from b2fs.core.inode import Inode
 from b2fs.errors import NoSpace, ReadOnly, StateError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA = """
 -- Who this journal belongs to (endpoint, bucket, prefix, mount id), the schema, and the counter.
@@ -79,12 +79,26 @@ _LINKED = """
 CREATE INDEX inode_link ON inode (link) WHERE link <> '';
 """
 
+_GROWN = """
+-- The directories that a listing of the whole bucket completes, and the tombstones, without reading the other rows.
+CREATE INDEX inode_incomplete ON inode (ino) WHERE (mode & 61440) = 16384 AND NOT complete;
+CREATE INDEX object_hidden ON object (uploaded_ms) WHERE file_id = '';
+
+-- What all rows of blob sum up to, kept by the database itself: a start counts nothing.
+CREATE TABLE cached (size INTEGER NOT NULL, count INTEGER NOT NULL);
+INSERT INTO cached SELECT coalesce(sum(size), 0), count(*) FROM blob;
+CREATE TRIGGER blob_came AFTER INSERT ON blob BEGIN UPDATE cached SET size = size + NEW.size, count = count + 1; END;
+CREATE TRIGGER blob_grew AFTER UPDATE OF size ON blob BEGIN UPDATE cached SET size = size + NEW.size - OLD.size; END;
+CREATE TRIGGER blob_went AFTER DELETE ON blob BEGIN UPDATE cached SET size = size - OLD.size, count = count - 1; END;
+"""
+
 _MIGRATIONS = {
     # scratch was a flag, and the file had the number of its inode
     1: f"ALTER TABLE inode ADD COLUMN synced INTEGER NOT NULL DEFAULT 0; UPDATE inode SET scratch = ino WHERE scratch;"
     f" {_DAMAGED}",
     2: "ALTER TABLE inode ADD COLUMN xattrs TEXT NOT NULL DEFAULT '';",
     3: f"ALTER TABLE inode ADD COLUMN link TEXT NOT NULL DEFAULT ''; {_LINKED}",
+    4: _GROWN,
 }
 """How a journal of an earlier version becomes one of the next."""
 
@@ -133,7 +147,7 @@ class Journal:
                     self._db.close()
                     raise StateError(f"{path} is not a b2fs journal (it is empty)")
                 version = f"INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}');"
-                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} {_LINKED} {version} COMMIT;")
+                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} {_LINKED} {_GROWN} {version} COMMIT;")
             self._migrate()
             self._reader = self._connect()
         except sqlite3.DatabaseError as error:
@@ -241,7 +255,8 @@ class Journal:
             db.execute("DELETE FROM object WHERE key = ?", (key,))
         db.executemany("DELETE FROM blob WHERE name = ?", [(lost,) for lost in change.lost_blobs])
         db.executemany(
-            "INSERT OR REPLACE INTO blob VALUES (?, ?, ?)",
+            "INSERT INTO blob VALUES (?, ?, ?) "  # REPLACE would not tell the triggers what it replaced
+            "ON CONFLICT (name) DO UPDATE SET size = excluded.size, used_s = excluded.used_s",
             [(blob.name, blob.size, blob.used_s) for blob in change.blobs],
         )
         for damage in change.damaged:
@@ -417,17 +432,19 @@ class Journal:
         with self._reading:
             return [(row[0], _inode(row[1:])) for row in self._reader.execute(query, (ino, size))]
 
-    def complete_all(self) -> None:
-        """Every directory's listing is known (a listing of the whole bucket was merged)."""
-        with self._errors():
-            self._db.execute("UPDATE inode SET complete = 1 WHERE (mode & 61440) = 16384 AND NOT complete")
-
-    def counts(self) -> tuple[int, int]:
-        """(inodes, objects) in the journal. Reads the whole index: any thread, not often."""
-        with self._reading:
-            inodes = self._reader.execute("SELECT count(*) FROM inode").fetchone()[0]
-            objects = self._reader.execute("SELECT count(*) FROM object WHERE file_id <> ''").fetchone()[0]
-        return inodes, objects
+    def complete_some(self, before: int, limit: int) -> list[int]:
+        """The listings of at most so many directories, of those numbered below `before`, are known from now on; which ones
+        that were. Empty: there are no others.
+        """
+        incomplete = "(mode & 61440) = 16384 AND NOT complete"  # as the index has it
+        query = f"SELECT ino FROM inode WHERE {incomplete} AND ino < ? ORDER BY ino LIMIT ?"
+        found = [row[0] for row in self._db.execute(query, (before, limit))]
+        if found:
+            with self._errors():
+                self._db.execute(
+                    f"UPDATE inode SET complete = 1 WHERE {incomplete} AND ino BETWEEN ? AND ?", (found[0], found[-1])
+                )
+        return found
 
     # ------------------------------------------------------------ reading: bucket and work
 
@@ -492,13 +509,19 @@ class Journal:
 
     def blob_totals(self) -> tuple[int, int]:
         """(bytes, number) of the blobs in the cache."""
-        row = self._db.execute("SELECT coalesce(sum(size), 0), count(*) FROM blob").fetchone()
+        row = self._db.execute("SELECT size, count FROM cached").fetchone()
         return row[0], row[1]
 
     def coldest_blobs(self, limit: int, after: tuple[int, str]) -> list[Blob]:
         """Blobs by the time of their last use, those behind (used_s, name) `after`."""
         query = "SELECT name, size, used_s FROM blob WHERE (used_s, name) > (?, ?) ORDER BY used_s, name LIMIT ?"
         return [Blob(*row) for row in self._db.execute(query, (*after, limit))]
+
+    def unknown_blobs(self, found: Collection[str]) -> list[str]:
+        """Which of these names are no blob's. Any thread."""
+        with self._reading:
+            execute = self._reader.execute
+            return [name for name in found if execute("SELECT 1 FROM blob WHERE name = ?", (name,)).fetchone() is None]
 
     def blob(self, name: str) -> Blob | None:
         row = self._db.execute("SELECT name, size, used_s FROM blob WHERE name = ?", (name,)).fetchone()

@@ -56,7 +56,7 @@ _LINK_ROOM = 400
 """Bytes of the header that a symlink's target may take; a longer one is in the body alone."""
 
 
-class Inode(msgspec.Struct, frozen=True):
+class Inode(msgspec.Struct, frozen=True, gc=False):
     """One row of the namespace: what stat() says, and where the content is."""
 
     ino: int

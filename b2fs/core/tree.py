@@ -6,16 +6,18 @@ Rules
   A directory is changed only while it is loaded (``children`` is not None): whoever plans has it loaded first.
 
 Invariants
-  Every node's ancestors are in memory. All children of a loaded directory have nodes.
+  A directory's ancestors are in memory, and loaded. All children of a loaded directory have nodes.
   ``node.parents`` lists the dentries in loaded directories that lead to it (one for a directory); how many
   names a file has in all is its ``nlink``.
+  An inode has one node at most, as long as anybody refers to it (`core.unload`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from msgspec.structs import replace
@@ -41,7 +43,7 @@ class Node:
     """An inode in memory. The fields below ``children`` are for the front end and the engine."""
 
     __slots__ = (
-        "inode", "parents", "children",
+        "inode", "parents", "children", "used",
         "lookups", "denied", "handles", "writers", "entry", "entry_of", "fd", "writes", "opening",
     )  # fmt: skip
 
@@ -50,6 +52,8 @@ class Node:
         self.parents: list[tuple[int, bytes]] = []
         self.children: dict[bytes, int] | None = None
         """Directories: name to inode number; None while not loaded from the journal."""
+        self.used = False
+        """Directories: somebody looked into it since `core.unload` last came by."""
         self.lookups = 0
         """How often the kernel was told of this inode and has not forgotten it."""
         self.denied = False
@@ -82,6 +86,23 @@ class Node:
         return self.lookups > 0 or self.handles > 0
 
 
+class Entries:
+    """The entries of a directory on their way into memory; in no tree yet."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+        self.children: dict[bytes, int] = {}
+        self.nodes: dict[int, Node] = {}
+
+    def add(self, rows: Iterable[tuple[bytes, Inode]]) -> None:
+        for name, inode in rows:
+            node = self.nodes.get(inode.ino)
+            if node is None:
+                node = self.nodes[inode.ino] = Node(inode)
+            self.children[name] = inode.ino
+            node.parents.append((self._parent, name))
+
+
 class Tree:
     """Nodes by inode number, with the plans that change them. `prefix` only matters for key lengths."""
 
@@ -90,6 +111,12 @@ class Tree:
         self.nodes: dict[int, Node] = {ROOT: Node(root)}
         self.all_keys: Callable[[int], list[str]] = lambda ino: []
         """The keys of every name of a file, in directories that are not loaded too: the journal's answer."""
+        self.order: deque[int] = deque()
+        """The loaded directories (and some that are gone), from the one that `core.unload` looks at next."""
+        self.orphans: deque[int] = deque()
+        """Files that came into memory without their directory."""
+        self.remembered: dict[int, int] = {}
+        """`Node.lookups` of inodes that are not in memory, where it is not 0."""
 
     # ------------------------------------------------------------ looking
 
@@ -114,6 +141,11 @@ class Tree:
             parts.append(name)
             node = self.nodes[parent]
         return b"/".join(reversed(parts)).decode("utf-8", "surrogateescape")
+
+    def lookups(self, ino: int) -> int:
+        """How often the kernel was told of an inode, in memory or not, and has not forgotten it."""
+        node = self.nodes.get(ino)
+        return self.remembered.get(ino, 0) if node is None else node.lookups
 
     def find(self, path: str) -> Node | None:
         """The node of a path, None if there is none, or a directory above it is not loaded."""
@@ -210,7 +242,7 @@ class Tree:
         node = self._existing(parent, name)
         if not node.inode.is_dir:
             raise NotDirectory(f"{name!r} is not a directory")
-        if node.children:
+        if node.children is None or node.children:
             raise NotEmpty(f"{name!r} is not empty")
         change = Change()
         self._drop(change, node, parent, name, now_ns)
@@ -323,7 +355,7 @@ class Tree:
         if target.inode.is_dir:
             if not node.inode.is_dir:
                 raise IsDirectory(f"{name!r} is a directory")
-            if target.children:
+            if target.children is None or target.children:
                 raise NotEmpty(f"{name!r} is not empty")
         elif node.inode.is_dir:
             raise NotDirectory(f"{name!r} is not a directory")
@@ -367,9 +399,10 @@ class Tree:
             self._detach(parent_ino, name)
             node = self.nodes.get(ino)
             if node is None:
-                node = self.nodes[ino] = Node(fresh[ino])
+                node = self._add(Node(fresh[ino]))
                 if node.inode.is_dir and node.inode.complete and node.inode.nlink == 2:
                     node.children = {}  # just made, so empty
+                    self.order.append(ino)
             parent.children[name] = ino
             node.parents.append((parent_ino, name))
         for inode in change.inodes:
@@ -380,15 +413,35 @@ class Tree:
                 known.inode = replace(known.inode, nlink=0, ctime_ns=change.gone_ns or known.inode.ctime_ns)
                 self.discard(known)
 
-    def load(self, parent: Node, rows: list[tuple[bytes, Inode]]) -> None:
-        """All entries of a directory as the journal has them. Nodes already in memory are newer and stay."""
+    def load(self, parent: Node, entries: Entries) -> None:
+        """Show all entries of a directory as the journal has them. Nodes already in memory are newer and stay."""
         if parent.children is not None:
             return
-        parent.children = {}
-        for name, inode in rows:
-            node = self.nodes.setdefault(inode.ino, Node(inode))
-            parent.children[name] = inode.ino
-            node.parents.append((parent.ino, name))
+        for ino in entries.nodes.keys() & self.nodes.keys():
+            self.nodes[ino].parents += entries.nodes.pop(ino).parents
+        for ino in entries.nodes.keys() & self.remembered.keys():
+            self._add(entries.nodes.pop(ino))
+        self.nodes.update(entries.nodes)
+        parent.children = entries.children
+        self.order.append(parent.ino)
+
+    def adopt(self, inode: Inode) -> Node:
+        """Have a file in memory without its directory."""
+        self.orphans.append(inode.ino)
+        return self._add(Node(inode))
+
+    def _add(self, node: Node) -> Node:
+        self.nodes[node.ino] = node
+        if node.ino in self.remembered:
+            node.lookups = self.remembered.pop(node.ino)
+            node.denied = True  # nobody knows any more
+        return node
+
+    def forget(self, ino: int, count: int) -> None:
+        """The kernel dropped references to an inode that is not in memory."""
+        left = self.remembered.pop(ino, 0) - count
+        if left > 0:
+            self.remembered[ino] = left
 
     def discard(self, node: Node) -> None:
         """Forget an unlinked node that nobody holds."""

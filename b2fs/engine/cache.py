@@ -79,6 +79,8 @@ class Cache:
         self._flights: dict[str, _Flight] = {}
         self._room = trio.Event()
         self._part = 0
+        self._coldest = (-1, "")
+        """(used_s, name) up to which the journal's blobs, by last use, are gone or hot: nothing cold comes before it."""
         self._giving_way = False
         self.unread: dict[str, int] = {}
         """Blobs (to sizes) that came before anybody asked for them, and that nobody has read yet."""
@@ -256,14 +258,15 @@ class Cache:
     def _evict(self, wanted: int) -> bool:
         """Evict at least `wanted` bytes; whether that much could be found."""
         gone: list[str] = []
-        after = (-1, "")
         while wanted > 0 and self.index.cold_bytes > 0:
-            batch = self._volume.journal.coldest_blobs(_COLD_BATCH, after)
+            batch = self._volume.journal.coldest_blobs(_COLD_BATCH, self._coldest)
             if not batch:
                 break
-            after = (batch[-1].used_s, batch[-1].name)
             for blob in batch:
-                if wanted > 0 and not self.index.is_hot(blob.name):
+                if wanted <= 0:
+                    break
+                self._coldest = (blob.used_s, blob.name)
+                if not self.index.is_hot(blob.name):
                     self.index.forget_cold(blob.size)
                     gone.append(blob.name)
                     wanted -= blob.size

@@ -71,8 +71,7 @@ class Drain:
         """Whether a drain can do nothing about a key: it is refused, or waits for one that is."""
         if entry.lasting and entry.attempts:
             return True
-        node = self._volume.tree.nodes.get(entry.waits_for)
-        keys = self._volume.tree.keys(node) if node is not None and entry.waits_for else []
+        keys = self._volume.journal.keys_of(entry.waits_for) if entry.waits_for else []
         others = (self._volume.schedule.entries.get(key) for key in keys)
         return any(other is not None and other.lasting and other.attempts > 0 for other in others)
 

@@ -150,6 +150,7 @@ class Engine:
         while True:
             volume.trend.sample(trio.current_time(), volume.budget.used)
             await trio.sleep(_HOUSEKEEPING_S)
+            volume.shrink()
             size = volume.seam.inline(volume.journal.log_size)
             if size > _LOG_LIMIT:
                 try:
@@ -162,10 +163,15 @@ class Engine:
     async def _sweep(self) -> None:
         """Delete files of the cache that a crash left without a row."""
         volume = self.volume
-        for name in await volume.seam.thread(lambda: list(volume.disk.blob_names())):
-            if volume.journal.blob(name) is None and not self.cache.index.is_hot(name):
-                volume.seam.inline(volume.disk.drop_blob, name)
-            await trio.lowlevel.checkpoint()
+
+        def unknown(folder: str) -> list[str]:
+            return volume.journal.unknown_blobs(volume.disk.blob_names(folder))
+
+        for folder in volume.disk.blob_folders():
+            for name in await volume.seam.thread(unknown, folder):
+                if volume.journal.blob(name) is None and not self.cache.index.is_hot(name):
+                    volume.seam.inline(volume.disk.drop_blob, name)
+                await trio.lowlevel.checkpoint()
 
     # ------------------------------------------------------------ the end
 

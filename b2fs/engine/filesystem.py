@@ -100,13 +100,14 @@ class FileSystem:
 
     async def lookup(self, parent: int, name: bytes) -> Node:
         """NotFound only if the name is proven absent."""
-        directory = self._tree.node(parent)
+        directory = self._tree.nodes.get(parent) or await self._volume.node(parent)
         if len(name) > names.FUSE_NAME_MAX:
             raise NameTooLong(f"a name has at most {names.FUSE_NAME_MAX} bytes")
         if name == b".":
             return directory
         if name == b"..":
             return self._tree.node(directory.parents[0][0]) if directory.parents else directory
+        directory.used = True
         if directory.children is None:
             await self._volume.load(directory)
         node = self._tree.child(directory, name)
@@ -123,7 +124,7 @@ class FileSystem:
 
     async def attributes(self, ino: int) -> Node:
         """The node of an inode, its attributes known. The root's are shown as they are, so that a mount answers."""
-        node = self._tree.node(ino)
+        node = self._tree.nodes.get(ino) or await self._volume.node(ino)
         if node.inode.is_dir and not node.inode.complete and ino != ROOT:
             await self._listing.need(node)
         return node
@@ -131,7 +132,9 @@ class FileSystem:
     def forget(self, ino: int, count: int) -> None:
         """The kernel dropped `count` references."""
         node = self._tree.nodes.get(ino)
-        if node is not None:
+        if node is None:
+            self._tree.forget(ino, count)
+        else:
             node.lookups -= count
             if not node.linked and not node.held:
                 self._content.release(node)
@@ -139,9 +142,10 @@ class FileSystem:
 
     async def _complete(self, parent: int) -> Node:
         """A directory whose names are all known: only there can a name be given or taken."""
-        directory = self._tree.node(parent)
+        directory = self._tree.nodes.get(parent) or await self._volume.node(parent)
         if not directory.inode.is_dir:
             raise NotDirectory("not a directory")
+        directory.used = True
         if directory.children is None or not directory.inode.complete:
             await self._listing.need(directory)
         return directory
@@ -200,7 +204,8 @@ class FileSystem:
     async def link(self, ino: int, parent: int, name: bytes) -> Node:
         """One more name for a file: one more object, with the same content and link id."""
         directory = await self._complete(parent)
-        node, volume = self._tree.node(ino), self._volume
+        volume = self._volume
+        node = await volume.node(ino)
         link = f"{volume.mount_id}{volume.journal.next_number():x}"
         volume.commit(self._tree.plan_link(node, directory, name, link, volume.now_ns()))
         return node
@@ -275,7 +280,7 @@ class FileSystem:
 
     async def set_attributes(self, ino: int, new: NewAttributes) -> Node:
         """chmod, chown, truncate, utimens. One commit; a truncate comes first."""
-        node = self._tree.node(ino)
+        node = await self._volume.node(ino)
         if new.size is not None:
             if node.inode.is_dir:
                 raise IsDirectory("a directory cannot be truncated")
@@ -317,14 +322,14 @@ class FileSystem:
 
     async def _with_xattrs(self, ino: int) -> Node:
         """The node of an inode, its extended attributes known: a directory's come with its listing, the root's too."""
-        node = self._tree.node(ino)
+        node = await self._volume.node(ino)
         if node.inode.is_dir and node.linked and not node.inode.complete:
             await self._listing.need(node)
         return node
 
     async def read_link(self, ino: int) -> str:
         """A symlink's target. What another tool wrote and is no UTF-8 has surrogates, and stays in its version alone."""
-        node = self._tree.node(ino)
+        node = await self._volume.node(ino)
         inode = node.inode
         if not inode.is_link:
             raise Invalid("not a symbolic link")
@@ -342,7 +347,7 @@ class FileSystem:
         """A handle. Fetches nothing; with O_TRUNC the content is dropped first, whatever the access mode (who may not
         write has been refused by then), and for who is not privileged the set-id bits with it.
         """
-        node = self._tree.node(ino)
+        node = self._tree.nodes.get(ino) or await self._volume.node(ino)
         if node.inode.is_dir:
             raise IsDirectory("a directory is not opened like this")
         if flags & os.O_TRUNC:

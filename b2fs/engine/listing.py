@@ -38,6 +38,8 @@ _PAGE = 1000
 """Names per request: B2 bills a listing per thousand, and a longer answer takes long to parse."""
 _SLICE = 50
 """Objects merged between two looks at other work: about 2 ms."""
+_DIRECTORIES = 500
+"""Directories that become complete between two looks at other work: about 2 ms."""
 _PAGES_PER_REFRESH_INTERVAL = 20
 """A bucket of more pages is listed less often, so that refreshing costs no more than 20 class C
 transactions per interval (at the default of 10 minutes: what B2 gives for free)."""
@@ -203,10 +205,7 @@ class Listing:
                     lambda: self._next_page(page, coming),  # noqa: B023
                 )
                 start = page.next_key or ""
-            if self._forgotten == volume.forgotten:
-                self._all_complete()
-            else:
-                self.wake()
+            await self._all_complete()
             volume.journal.keep_ignored(self._ignored_now)
             volume.journal.forget_tombstones(volume.now_ns() // 10**6 - _TOMBSTONE_MS)
             self.last_error = ""
@@ -232,13 +231,19 @@ class Listing:
         self._progress.set()
         self._progress = trio.Event()
 
-    def _all_complete(self) -> None:
-        volume = self._volume
-        volume.seam.inline(volume.journal.complete_all)
-        volume.journal.set_meta("listed", "1")
-        for node in volume.tree.nodes.values():
-            if node.inode.is_dir and not node.inode.complete:
-                node.inode = replace(node.inode, complete=True)
+    async def _all_complete(self) -> None:
+        """Every directory that is here now was listed to its end, unless a name was forgotten meanwhile: then list again."""
+        volume, before = self._volume, self._volume.journal.next_number()
+        while self._forgotten == volume.forgotten:
+            found = volume.seam.inline(volume.journal.complete_some, before, _DIRECTORIES)
+            for ino in found:
+                if (node := volume.tree.nodes.get(ino)) is not None:
+                    node.inode = replace(node.inode, complete=True)
+            if not found:
+                volume.journal.set_meta("listed", "1")
+                return
+            await trio.lowlevel.checkpoint()
+        self.wake()
 
     # ------------------------------------------------------------ merging
 
@@ -277,7 +282,7 @@ class Listing:
             name = text.encode()
             if place != directory or version.key in known or (described := self._newcomer(version)) is None:
                 break
-            if not is_empty and self._lookup(parent, name) is not None:
+            if not is_empty and self._volume.entry(parent, name) is not None:
                 break
             change.inodes.append(described)
             change.links.append((parent, name, described.ino))
@@ -354,7 +359,7 @@ class Listing:
     def _entry(self, parent_ino: int, name: bytes, described: Inode, row: ObjectRow) -> None:
         """Put a file of the bucket under its name, in place of what was there."""
         volume = self._volume
-        old = self._lookup(parent_ino, name)
+        old = self._volume.entry(parent_ino, name)
         if old is not None and old.is_dir:
             self._ignore(row.key, "a directory has the same name; rename one of the two to see this file")
             return
@@ -430,7 +435,7 @@ class Listing:
         parent = self._find_directory(directory)
         if parent is not None and names.marked_directory(key) is None:
             await self._settled(parent)
-            old = self._lookup(parent, name.encode())
+            old = self._volume.entry(parent, name.encode())
             if volume.schedule.covers(key) or (old is not None and self._is_written(old.ino)):
                 return
             if old is not None and _is_at(old, row):
@@ -473,7 +478,7 @@ class Listing:
         for part in path.split("/") if path else ():
             name = part.encode()
             await self._settled(ino)
-            found = self._lookup(ino, name)
+            found = self._volume.entry(ino, name)
             if found is not None and not found.is_dir:
                 if not self._give_way(ino, name, found):
                     raise NotDirectory(path)
@@ -513,17 +518,10 @@ class Listing:
         if node is not None and self._volume.is_loading(ino):
             await self._volume.load(node)
 
-    def _lookup(self, parent: int, name: bytes) -> Inode | None:
-        node = self._volume.tree.nodes.get(parent)
-        if node is not None and node.children is not None:
-            child = self._volume.tree.child(node, name)
-            return child.inode if child is not None else None
-        return self._volume.journal.entry(parent, name)
-
     def _find_directory(self, path: str) -> int | None:
         ino = ROOT
         for part in path.split("/") if path else ():
-            found = self._lookup(ino, part.encode())
+            found = self._volume.entry(ino, part.encode())
             if found is None or not found.is_dir:
                 return None
             ino = found.ino

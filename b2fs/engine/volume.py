@@ -25,11 +25,12 @@ from b2fs.core.budget import Budget, Trend
 from b2fs.core.change import Change, Intent, ObjectRow
 from b2fs.core.inode import ROOT, Defaults, Inode, link_of
 from b2fs.core.policy import Patterns
-from b2fs.core.tree import Node, Tree
+from b2fs.core.tree import Entries, Node, Tree
+from b2fs.core.unload import shrink
 from b2fs.core.writeback import Schedule
 from b2fs.engine.reaper import Reaper
 from b2fs.engine.seam import Seam
-from b2fs.errors import NoSpace, NotDirectory, ReadOnly
+from b2fs.errors import NoSpace, NotDirectory, ReadOnly, Stale
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,8 @@ _RESERVE_PART = 4
 a byte left nothing could be sealed, so nothing uploaded, so nothing would ever be freed."""
 _INLINE_ENTRIES = 128
 """A directory of so many entries is loaded on the loop: that takes less than a thread's round trip and 1 ms."""
+_LOAD_SLICE = 500
+"""Entries of a directory that come into memory between two looks at other work: about 1 ms."""
 _LOOK_S = 1.0
 """How long a look at the disk's free space is believed: others write to it too."""
 
@@ -68,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True):
     refresh_s: float = 600.0
     uploads: int = 16
     fetches: int = 32
+    names_in_memory: int = 50_000
+    """Inodes that stay in memory though nobody uses them: about 1.4 kB each."""
     predict: bool = True
     """Small files that will probably be read next are fetched before."""
     prefetch: Patterns = Patterns()
@@ -284,8 +289,41 @@ class Volume:
 
     # ------------------------------------------------------------ finding
 
+    async def node(self, ino: int) -> Node:
+        """The node of an inode by its number, from the journal if it is not in memory. Stale if it is gone: the kernel
+        then looks the name up again, which may be another inode's by now.
+        """
+        node = self.tree.nodes.get(ino)
+        if node is not None:
+            return node
+        inode = self.journal.inode(ino)
+        if inode is None:
+            raise Stale(f"inode {ino} is gone")
+        if not inode.is_dir:
+            self.shrink()
+            return self.tree.adopt(inode)
+        (parent, _), *_ = self.journal.names_of(ino)
+        await self.load(await self.node(parent))
+        return self.tree.node(ino)
+
+    def entry(self, parent: int, name: bytes) -> Inode | None:
+        """The inode that a name of a directory leads to, whether it is in memory or not."""
+        node = self.tree.nodes.get(parent)
+        if node is not None and node.children is not None:
+            child = self.tree.child(node, name)
+            return child.inode if child is not None else None
+        return self.journal.entry(parent, name)
+
+    def shrink(self) -> None:
+        """Drop from memory what nobody uses, if there is too much of it."""
+        if len(self.tree.nodes) > self.settings.names_in_memory:
+            linked = shrink(self.tree, self.settings.names_in_memory)
+            if self._loading:  # the row that was read for the other name may be older
+                self._overtaken.update(linked)
+
     async def load(self, node: Node) -> None:
         """Have a directory's known entries in memory. Suspends only the first time, and for a large one."""
+        node.used = True
         while node.children is None:
             if not node.inode.is_dir:
                 raise NotDirectory("not a directory")
@@ -294,24 +332,36 @@ class Volume:
                 await waiting.wait()
                 continue
             if (few := self.seam.inline(self.journal.load_small_directory, node.ino, _INLINE_ENTRIES)) is not None:
-                self.tree.load(node, few)
+                entries = Entries(node.ino)
+                entries.add(few)
+                self.tree.load(node, entries)
+                self.shrink()
                 return
             done = self._loading[node.ino] = trio.Event()
             try:
-                rows = await self.seam.thread(self.journal.load_directory, node.ino)
+                entries = await self._read(node.ino)
                 while node.ino in self._overtaken:
                     self._overtaken.discard(node.ino)
-                    rows = await self.seam.thread(self.journal.load_directory, node.ino)
-                self.tree.load(node, [(name, self._newest(inode)) for name, inode in rows])
+                    entries = await self._read(node.ino)
+                for ino in entries.nodes.keys() & self._overtaken:
+                    fresh = entries.nodes[ino]  # it has a name here, so a row: its other name may have gone
+                    fresh.inode = self.journal.inode(ino) or fresh.inode
+                self.tree.load(node, entries)
+                self.shrink()
             finally:
                 del self._loading[node.ino]
                 if not self._loading:
                     self._overtaken.clear()
                 done.set()
 
-    def _newest(self, inode: Inode) -> Inode:
-        """The row of an inode that has a name, if it was changed since it was read: a file's other name may have gone."""
-        return (self.journal.inode(inode.ino) or inode) if inode.ino in self._overtaken else inode
+    async def _read(self, ino: int) -> Entries:
+        """The entries of a large directory."""
+        entries = Entries(ino)
+        rows = await self.seam.thread(self.journal.load_directory, ino)
+        for start in range(0, len(rows), _LOAD_SLICE):
+            entries.add(rows[start : start + _LOAD_SLICE])
+            await trio.lowlevel.checkpoint()
+        return entries
 
     def is_loading(self, ino: int) -> bool:
         return ino in self._loading

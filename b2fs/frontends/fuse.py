@@ -300,7 +300,7 @@ class FuseOperations(pyfuse3.Operations):
     @_guarded
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
         if (field := _STATE.get(name)) is not None:
-            return str(self.engine.file_status(self.engine.volume.tree.node(inode))[field]).encode()
+            return str(self.engine.file_status(await self.engine.volume.node(inode))[field]).encode()
         return await self._files.xattr(inode, name)
 
     @_guarded
@@ -375,10 +375,11 @@ class FuseMount:
         pyfuse3.close(unmount=True)
 
     def _changed(self, changed: Changed) -> None:
-        node = self._engine.volume.tree.nodes.get(changed.ino)
-        if node is None or not (node.lookups or changed.ino == ROOT):
+        tree = self._engine.volume.tree
+        if not tree.lookups(changed.ino) and changed.ino != ROOT:
             return  # the kernel knows nothing of it
-        if changed.is_new and not node.denied:
+        node = tree.nodes.get(changed.ino)
+        if changed.is_new and node is not None and not node.denied:
             return  # it asked for no name that is absent here
         try:
             self._send.send_nowait(changed)
@@ -401,10 +402,9 @@ class FuseMount:
 
     def _has_looked(self, parent: int, name: bytes) -> bool:
         """Whether the kernel has looked up the directory that has this name now: then its entry is right, and in use."""
-        tree = self._engine.volume.tree
-        directory = tree.nodes.get(parent)
-        child = None if directory is None else tree.child(directory, name)
-        return child is not None and child.inode.is_dir and child.lookups > 0
+        volume = self._engine.volume
+        child = volume.entry(parent, name)
+        return child is not None and child.is_dir and volume.tree.lookups(child.ino) > 0
 
 
 def _widen_read_ahead(mountpoint: str) -> None:

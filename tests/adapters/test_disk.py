@@ -113,7 +113,7 @@ def test_staged_becomes_blob(disk: Disk) -> None:
     assert list(disk.numbers("staged")) == [1]
     disk.drop_staged(1)
     assert Path(disk.blob_path("id")).read_bytes() == b"one"
-    assert list(disk.blob_names()) == ["id"]
+    assert [name for folder in disk.blob_folders() for name in disk.blob_names(folder)] == ["id"]
 
 
 def test_quarantine(disk: Disk) -> None:

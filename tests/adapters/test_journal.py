@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from b2fs.adapters.journal import Journal
-from b2fs.core.change import Blob, Change, Intent, ObjectRow
+from b2fs.core.change import Blob, Change, Damage, Intent, ObjectRow
 from b2fs.core.inode import Inode
 from b2fs.errors import NoSpace, ReadOnly, StateError
 
@@ -49,6 +49,10 @@ def _everything(path: str) -> dict[str, list[tuple[object, ...]]]:
     db.close()
     return found
 
+
+GROWN = [("INDEX", "inode_incomplete"), ("INDEX", "object_hidden"), ("TRIGGER", "blob_came"), ("TRIGGER", "blob_grew")]
+GROWN += [("TRIGGER", "blob_went"), ("TABLE", "cached")]
+"""What came with schema 5."""
 
 WHOLE = Change(
     inodes=[
@@ -249,12 +253,15 @@ def test_journal_of_an_earlier_schema_goes_on(path: str) -> None:
     rows kept.
     """
     added = ("synced", "xattrs", "link")
-    for schema, columns in ((1, added), (2, added[1:]), (3, added[2:])):
+    for schema, columns in ((1, added), (2, added[1:]), (3, added[2:]), (4, ())):
         journal = Journal(path)
         journal.commit(WHOLE)
         journal.close()
         db = sqlite3.connect(path)
-        db.execute("DROP INDEX inode_link")
+        if schema < 4:
+            db.execute("DROP INDEX inode_link")
+        for kind, name in GROWN:
+            db.execute(f"DROP {kind} {name}")
         for column in columns:
             db.execute(f"ALTER TABLE inode DROP COLUMN {column}")
         if schema == 1:
@@ -266,9 +273,10 @@ def test_journal_of_an_earlier_schema_goes_on(path: str) -> None:
         file = WHOLE.inodes[0]
         scratch, synced = (file.ino, 0) if schema == 1 else (file.scratch, file.synced)
         assert journal.inode(5) == replace(
-            file, link="", xattrs="" if schema < 3 else file.xattrs, synced=synced, scratch=scratch
+            file, link="" if schema < 4 else file.link, xattrs="" if schema < 3 else file.xattrs, synced=synced, scratch=scratch
         )
         assert journal.inode(6) == WHOLE.inodes[1]
+        assert journal.blob_totals() == (10, 1)
         journal.commit(WHOLE)
         assert journal.inode(5) == file
         journal.close()
@@ -439,3 +447,94 @@ def test_coldest_blobs_in_pages(journal: Journal) -> None:
     first = journal.coldest_blobs(2, (-1, ""))
     assert [blob.name for blob in first] == ["a", "b"]
     assert [blob.name for blob in journal.coldest_blobs(9, (first[-1].used_s, first[-1].name))] == ["c", "d"]
+
+
+def test_unknown_blobs(journal: Journal) -> None:
+    """What is in the folder and in no row."""
+    journal.commit(Change(blobs=[Blob("a", 1, 1)]))
+    assert journal.unknown_blobs(["b", "a", "c"]) == ["b", "c"]
+
+
+def test_totals_of_the_blobs(journal: Journal, path: str) -> None:
+    """New ones, replaced ones, lost ones, and what was rolled back: the sum is kept."""
+    journal.commit(Change(blobs=[Blob("a", 10, 1), Blob("b", 20, 1), Blob("c", 30, 1)]))
+    journal.commit(Change(blobs=[Blob("a", 10, 2), Blob("b", 21, 2)], lost_blobs=["c", "none"]))
+    assert journal.blob_totals() == (31, 2)
+    with pytest.raises(ReadOnly):
+        journal.commit(Change(blobs=[Blob("d", 5, 1)], damaged=[Damage("x", "y", None, 1)]))  # type: ignore[arg-type]
+    journal.close()
+    assert Journal(path).blob_totals() == (31, 2)
+
+
+def test_directories_become_complete_by_and_by(journal: Journal) -> None:
+    """Only directories, only older ones, so many at a time; the rest of the rows stays as it is."""
+    journal.commit(Change(inodes=[_inode(1, DIR), _inode(2), _inode(3, DIR, complete=True), _inode(4, DIR), _inode(9, DIR)]))
+    assert journal.complete_some(9, 1) == [1]
+    assert journal.complete_some(9, 5) == [4]
+    assert journal.complete_some(9, 5) == []
+    complete = [inode.ino for ino in (1, 2, 3, 4, 9) if (inode := journal.inode(ino)) is not None and inode.complete]
+    assert complete == [1, 3, 4]
+
+
+# ---------------------------------------------------------------- growth
+
+
+def test_nothing_reads_a_whole_table(path: str) -> None:
+    """What a start, a file operation, a fetch, an eviction and the end of a listing ask for is found by an index, however
+    many rows there are.
+    """
+    asked: set[str] = set()
+
+    class Watched(Journal):
+        def _connect(self) -> sqlite3.Connection:
+            db = super()._connect()
+            db.set_trace_callback(asked.add)
+            return db
+
+    journal = Watched(path)
+    journal.commit(WHOLE)
+    asked.clear()
+    journal.blob_totals()
+    journal.dirty_inodes()
+    journal.has_unsealed()
+    journal.complete_some(100, 10)
+    journal.forget_tombstones(5)
+    journal.coldest_blobs(10, (1, "a"))
+    journal.unknown_blobs(["b"])
+    journal.blobs_of("b")
+    journal.inode(5)
+    journal.entry(1, b"x")
+    journal.keys_of(5)
+    journal.linked("0badcafe1f")
+    journal.load_small_directory(1, 10)
+    journal.load_directory(1)
+    journal.following(1, b"a", 5)
+    journal.has_entries(1)
+    journal.lives_in("f")
+    journal.object("x")
+    journal.objects("x", "", None)
+    journal.keys_between("a", "b")
+    journal.objects_after("a", 5)
+    journal.knows_below("x")
+    journal.subtree(1)
+    journal.longest_below(1, 10)
+    journal.commit(replace_all(WHOLE))
+    plans = {
+        query: [row[3] for row in journal._db.execute(f"EXPLAIN QUERY PLAN {query}")]
+        for query in asked
+        if query.split()[0] in ("SELECT", "WITH", "UPDATE", "DELETE", "INSERT")
+    }
+    assert len(plans) > 30
+    # one row; what the query itself has found; an index of what is not in B2 alone
+    few = ("SCAN cached", "SCAN below", "SCAN CONSTANT ROW", "SCAN inode USING INDEX inode_dirty")
+    for query, plan in plans.items():
+        assert [step for step in plan if step.startswith("SCAN") and step not in few] == [], query
+    journal.close()
+
+
+def replace_all(change: Change) -> Change:
+    """The same, and deletions of every kind."""
+    return Change(
+        inodes=change.inodes, links=change.links, intents=change.intents, objects=change.objects, blobs=change.blobs,
+        gone=[5], unlinks=[(1, b"x")], settled=[("x", 3)], lost_objects=["x"], lost_blobs=["b"],
+    )  # fmt: skip

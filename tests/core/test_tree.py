@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from b2fs.core import names, xattrs
 from b2fs.core.change import Change
 from b2fs.core.inode import ROOT, Inode, largest_info
-from b2fs.core.tree import Node, Tree
+from b2fs.core.tree import Entries, Node, Tree
 from b2fs.errors import (
     B2fsError,
     BadName,
@@ -440,9 +440,11 @@ def test_change_in_a_directory_that_is_not_loaded() -> None:
     fresh = Inode(50, FILE, 0, 0, 1, 3, 1, 1, 1)
     world.tree.apply(Change(inodes=[fresh], links=[(directory.ino, b"x", 50)]))
     assert 50 not in world.tree.nodes
-    world.tree.load(directory, [(b"x", fresh)])
+    entries = Entries(directory.ino)
+    entries.add([(b"x", fresh)])
+    world.tree.load(directory, entries)
     assert world.node("d/x").inode is fresh
-    world.tree.load(directory, [])
+    world.tree.load(directory, Entries(directory.ino))
     assert world.node("d/x").inode is fresh
 
 

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from b2fs.core.unload import shrink
 from b2fs.errors import BucketError
 from tests.engine.model import Model, Step, objects_of, outcome, run_step
 from tests.engine.seams import CrashPoint, CrashSeam, Dead, Killed
@@ -59,8 +60,10 @@ EVENTS = st.one_of(
     st.tuples(st.just("mend")),
     st.tuples(st.just("mend")),
     st.tuples(st.just("evict")),
+    st.tuples(st.just("unload")),
+    st.tuples(st.just("unload")),
 )
-EVENT_NAMES = ("wait", "refresh", "fault", "lost", "hold", "mend", "evict")
+EVENT_NAMES = ("wait", "refresh", "fault", "lost", "hold", "mend", "evict", "unload")
 BEGINNINGS = st.sampled_from(
     [
         [("mkdir", "d"), ("write", "d/a", b"1"), ("write", "a", b"22")],
@@ -104,6 +107,9 @@ class _Player:
             self.world.bucket.mend()
         elif event[0] == "evict":
             m.engine.cache._evict(1 << 40)
+        elif event[0] == "unload":
+            for _ in range(2):  # everything has its second chance
+                shrink(m.volume.tree, 0)
 
     async def in_the_end(self, m: Mount) -> None:
         """The mount shows the model; drained, the bucket holds it; another host sees it."""

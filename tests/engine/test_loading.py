@@ -12,6 +12,11 @@ from tests.engine.world import World
 pytestmark = pytest.mark.parametrize("order", range(3), indirect=True)
 
 
+@pytest.fixture(autouse=True)
+def every_directory_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("b2fs.engine.volume._INLINE_ENTRIES", -1)
+
+
 async def test_row_that_changes(world: World, autojump_clock: object) -> None:
     """A listing takes one name of a file, in a directory that is not in memory, while the directory of the other is just
     being read: what is then in memory is the row as it is now.
