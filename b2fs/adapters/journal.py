@@ -389,6 +389,15 @@ class Journal:
         """Files whose content is not in B2."""
         return [_inode(row) for row in self._db.execute(f"SELECT {_INODE} FROM inode WHERE scratch OR staged")]
 
+    def unsealed_in(self, directory: int) -> list[int]:
+        """Files with a name in a directory whose content has no SHA-1 yet. Looks at what is not in B2, whatever else the
+        directory has.
+        """
+        query = """
+            SELECT i.ino FROM inode i INDEXED BY inode_dirty CROSS JOIN dentry d ON d.ino = i.ino
+            WHERE (i.scratch OR i.staged) AND (i.scratch OR i.sha1 = '') AND d.parent = ?"""
+        return [row[0] for row in self._db.execute(query, (directory,))]
+
     def has_unsealed(self) -> bool:
         """Whether some file's content has no SHA-1 yet: then it need not be on stable storage."""
         query = "SELECT 1 FROM inode WHERE (scratch OR staged) AND (scratch OR sha1 = '') LIMIT 1"

@@ -408,7 +408,7 @@ class FileSystem:
     async def sync_directory(self, number: int) -> None:
         """fsync of a directory: its names, and the content of the files in it, survive power loss on return."""
         node = self._handles[number].node
-        for ino in list((node.children or {}).values()):
+        for ino in self._volume.journal.unsealed_in(node.ino):
             child = self._tree.nodes.get(ino)
             if child is not None and child.inode.unsealed not in (0, child.inode.synced):
                 await self._content.sync(child)

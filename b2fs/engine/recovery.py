@@ -46,14 +46,17 @@ class Recovery:
             if not damage.file or not os.path.exists(disk.quarantine_path(damage.file)):
                 volume.journal.forget_damage(damage)  # a person has dealt with it, or has had a whole run to read it
         kept = {folder: set[int]() for folder in ("scratch", "staged")}
+        adopted = Change()
         for inode in volume.journal.dirty_inodes():
-            found = self._adopt(inode, lost_power)
+            found = self._adopt(inode, lost_power, adopted)
             if found is None:
                 continue
             kept["scratch"].add(found.scratch)
             kept["staged"] |= {found.staged, found.synced}
             if found.staged and lost_power:
                 self._suspects.append(found.ino)
+        volume.journal.commit(adopted)
+        volume.tree.apply(adopted)
         unnamed = {folder: set(disk.numbers(folder)) - kept[folder] for folder in kept}
         if any(unnamed.values()):  # the last run may have been killed before its journal was on the disk
             disk.sync_names()
@@ -64,8 +67,10 @@ class Recovery:
         for number in disk.numbers("part"):
             disk.drop_part(number)
 
-    def _adopt(self, inode: Inode, lost_power: bool) -> Inode | None:
-        """The inode as it goes on; None if its name was forgotten."""
+    def _adopt(self, inode: Inode, lost_power: bool, adopted: Change) -> Inode | None:
+        """The inode as it goes on; None if its name was forgotten. What is only news of a file's size and times is put
+        into `adopted`.
+        """
         volume, disk = self._volume, self._volume.disk
         change, found = Change(), inode
         older = inode.synced if inode.synced not in (inode.scratch, inode.staged) else 0
@@ -77,9 +82,11 @@ class Recovery:
                 self._quarantine(change, found, found.scratch, why)
                 found = replace(found, scratch=0)
             else:
-                if not disk.has_content("scratch", found.scratch):
+                try:
+                    stat = os.stat(disk.scratch_path(found.scratch))
+                except FileNotFoundError:
                     disk.unstage(found.scratch)
-                stat = os.stat(disk.scratch_path(found.scratch))
+                    stat = os.stat(disk.scratch_path(found.scratch))
                 found = replace(found, size=stat.st_size, mtime_ns=stat.st_mtime_ns)
                 volume.budget.set(found.scratch, stat.st_size)
         if found.staged:
@@ -96,7 +103,9 @@ class Recovery:
         if found.synced not in (found.scratch, found.staged, older):
             found = replace(found, synced=0)
         settled = self._settle(change, found)
-        if change.damaged or found != inode:
+        if not change.damaged and settled == found:
+            adopted.inodes += [found] if found != inode else []
+        elif change.damaged or found != inode:
             volume.journal.commit(change)
             volume.tree.apply(change)
         return settled

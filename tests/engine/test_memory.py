@@ -122,7 +122,9 @@ async def test_removal_of_a_directory_that_is_not_in_memory(world: World, autoju
         assert len(await m.names("d07")) == FILES
 
 
-async def test_large_directory_comes_by_slices(world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_large_directory_comes_by_slices(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between two slices others have their turn; a name that comes meanwhile is not lost."""
     monkeypatch.setattr("b2fs.engine.volume._INLINE_ENTRIES", -1)
     monkeypatch.setattr("b2fs.engine.volume._LOAD_SLICE", 1)
@@ -161,7 +163,9 @@ async def test_listing_ends_by_slices(world: World, autojump_clock: object, monk
         assert world.bucket.log == []
 
 
-async def test_eviction_goes_on_where_it_was(world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_eviction_goes_on_where_it_was(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was used in this run is passed once, not with each eviction."""
     monkeypatch.setattr("b2fs.engine.cache._COLD_BATCH", 4)
     await _fill(world)
