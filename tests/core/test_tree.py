@@ -432,6 +432,17 @@ def test_extended_attribute_of_an_unlinked_file() -> None:
         world.tree.plan_xattr(node, b"user.a", b"1" * 2048, NOW)
 
 
+def test_directory_that_is_not_loaded_is_not_proven_empty() -> None:
+    """It can be neither removed nor replaced."""
+    world = World("d/", "e/")
+    root = world.node("")
+    world.node("d").children = None
+    with pytest.raises(NotEmpty):
+        world.tree.plan_rmdir(root, b"d", NOW)
+    with pytest.raises(NotEmpty):
+        world.tree.plan_rename(root, b"e", root, b"d", NOW)
+
+
 def test_change_in_a_directory_that_is_not_loaded() -> None:
     """Its rows are the journal's alone: memory shows them once the directory is loaded, and keeps newer nodes."""
     world = World("d/")

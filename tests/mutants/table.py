@@ -40,6 +40,7 @@ _PARTS = "b2fs/core/parts.py"
 _REAPER = "b2fs/engine/reaper.py"
 _JOURNAL = "b2fs/adapters/journal.py"
 _INODE = "b2fs/core/inode.py"
+_UNLOAD = "b2fs/core/unload.py"
 _LESSONS = "tests/engine/test_lessons.py::"
 _POWER = "tests/power/test_engine.py::"
 _FAULTS = "tests/mount/test_faults.py::test_the_app_sees_nothing_of"
@@ -616,7 +617,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "notices: none about a name that the kernel never asked for",
         _FUSE,
-        "        if changed.is_new and not node.denied:",
+        "        if changed.is_new and node is not None and not node.denied:",
         "        if False:",
         ("tests/mount/test_notices.py::test_names_in_use_while_the_bucket_is_listed",),
     ),
@@ -830,8 +831,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "first start: tables and version come together",
         "b2fs/adapters/journal.py",
-        "{_LINKED} {version} COMMIT",
-        "{_LINKED} COMMIT",
+        "{_GROWN} {version} COMMIT",
+        "{_GROWN} COMMIT",
         ("tests/adapters/test_journal.py::test_a_first_start_that_ends_after_any_transaction",),
     ),
     Row(
@@ -869,5 +870,65 @@ ROWS: tuple[Row, ...] = (
         "        if os.pread(whole, size, offset + start) == os.pread(part, size, start):",
         "        if True:",
         ("tests/engine/test_base.py::test_page_in_an_object_that_was_written_here",),
+    ),
+    # ------------------------------------------------------------ memory
+    Row(
+        "memory: an inode has one node, as long as an operation refers to it",
+        _UNLOAD,
+        "    if _references(tree.nodes, ino) > _UNUSED:\n        return False",
+        "    if False:\n        return False",
+        ("tests/core/test_unload.py::test_what_an_operation_refers_to_stays",),
+    ),
+    Row(
+        "memory: the same for what an operation has found in a directory",
+        _UNLOAD,
+        "    if _references(tree.nodes, ino) > _UNUSED:\n        return True",
+        "    if False:\n        return True",
+        ("tests/core/test_unload.py::test_what_an_operation_refers_to_stays",),
+    ),
+    Row(
+        "memory: the stat of a scratch file is not in its row",
+        _UNLOAD,
+        "node.fd >= 0 or node.inode.scratch or",
+        "node.fd >= 0 or",
+        ("tests/core/test_unload.py::test_what_is_being_written_stays",),
+    ),
+    Row(
+        "memory: a directory that is not loaded is not proven empty",
+        "b2fs/core/tree.py",
+        "        if node.children is None or node.children:",
+        "        if node.children:",
+        ("tests/core/test_tree.py::test_directory_that_is_not_loaded_is_not_proven_empty",),
+    ),
+    Row(
+        "memory: what is gone by its number is stale, so that the kernel looks the name up again",
+        _VOLUME,
+        "            raise Stale(",
+        "            raise NotDirectory(",
+        ("tests/engine/test_memory.py::test_what_went_meanwhile",),
+    ),
+    Row(
+        "memory: how often the kernel was told of an inode outlives its node",
+        _UNLOAD,
+        "    if node.lookups:",
+        "    if False:",
+        (
+            "tests/core/test_unload.py::test_lookups_are_remembered",
+            "tests/engine/test_memory.py::test_what_went_meanwhile",
+        ),
+    ),
+    Row(
+        "growth: nothing that is asked for often reads a whole table",
+        _JOURNAL,
+        "CREATE INDEX object_hidden ON object (uploaded_ms) WHERE file_id = '';",
+        "",
+        ("tests/adapters/test_journal.py::test_nothing_reads_a_whole_table",),
+    ),
+    Row(
+        "growth: an eviction goes on where the last one was",
+        _CACHE,
+        "        gone: list[str] = []\n        while wanted",
+        '        gone: list[str] = []\n        self._coldest = (-1, "")\n        while wanted',
+        ("tests/engine/test_memory.py::test_eviction_goes_on_where_it_was",),
     ),
 )
