@@ -36,6 +36,8 @@ class Recovery:
         """Inodes whose staged content outlived a power loss and was not checked yet."""
         self.set_aside: list[Damage] = []
         """Content that this run has set aside."""
+        self._there: set[int] = set()
+        """The content that lay here at the start, in either folder."""
 
     # ------------------------------------------------------------ at the start
 
@@ -46,15 +48,16 @@ class Recovery:
             if not damage.file or not os.path.exists(disk.quarantine_path(damage.file)):
                 volume.journal.forget_damage(damage)  # a person has dealt with it, or has had a whole run to read it
         kept = {folder: set[int]() for folder in ("scratch", "staged")}
+        self._there = {number for folder in kept for number in disk.numbers(folder)}
         adopted = Change()
         for inode in volume.journal.dirty_inodes():
-            found = self._adopt(inode, lost_power, adopted)
-            if found is None:
+            going_on = self._adopt(inode, lost_power, adopted)
+            if going_on is None:
                 continue
-            kept["scratch"].add(found.scratch)
-            kept["staged"] |= {found.staged, found.synced}
-            if found.staged and lost_power:
-                self._suspects.append(found.ino)
+            kept["scratch"].add(going_on.scratch)
+            kept["staged"] |= {going_on.staged, going_on.synced}
+            if going_on.staged and lost_power:
+                self._suspects.append(going_on.ino)
         volume.journal.commit(adopted)
         volume.tree.apply(adopted)
         unnamed = {folder: set(disk.numbers(folder)) - kept[folder] for folder in kept}
@@ -112,8 +115,7 @@ class Recovery:
 
     def _distrust(self, folder: str, number: int, unsafe: bool) -> str:
         """Why the content `number` cannot go on, '' if it can."""
-        disk = self._volume.disk
-        if not disk.has_content("scratch", number) and not disk.has_content("staged", number):
+        if number not in self._there:
             return f"it is gone from {folder}/"
         return "the power went before it was on the disk, and no program had asked for that (fsync)" if unsafe else ""
 
@@ -165,6 +167,7 @@ class Recovery:
         volume = self._volume
         key = next((key for _, _, key in self._places(inode.ino)), f"inode {inode.ino}")
         file = volume.disk.quarantine(number)
+        self._there.discard(number)
         volume.free(number)
         change.damaged.append(Damage(key, file, why, volume.now_ns()))
         self.set_aside += change.damaged[-1:]

@@ -184,10 +184,15 @@ class Volume:
             self._schedule(intent)
 
     def _schedule(self, intent: Intent) -> None:
-        self.schedule.add(intent, trio.current_time())
-        if names.marked_directory(intent.key) is not None and not intent.key.endswith("/"):
-            self.schedule.delay(intent.key, trio.current_time() + self.settings.quiet_s * _DIRECTORY_QUIET)
+        self._put_off(intent)
         self.wake()
+
+    def _put_off(self, intent: Intent) -> None:
+        """Give the schedule a key, with its quiet period."""
+        now_s = trio.current_time()
+        self.schedule.add(intent, now_s)
+        if names.marked_directory(intent.key) is not None and not intent.key.endswith("/"):
+            self.schedule.delay(intent.key, now_s + self.settings.quiet_s * _DIRECTORY_QUIET)
 
     def check_writable(self) -> None:
         """ReadOnly if nothing may be acknowledged any more."""
@@ -282,9 +287,10 @@ class Volume:
         """Put the journal's intents into the schedule, at start; how many there were."""
         found = self.journal.intents()
         for intent in found:
-            self._schedule(intent)
+            self._put_off(intent)
             entry = self.schedule.entries[intent.key]
             entry.doubtful, entry.tried = True, intent.generation
+        self.wake()
         return len(found)
 
     # ------------------------------------------------------------ finding
