@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 BIN := .venv/bin
-CODE := b2fs tests
+CODE := b2fs tests bench
 
 .PHONY: help
 help: ## show this list
@@ -36,6 +36,10 @@ programs: TIME = 60s
 programs: install-test ## git, SQLite, rsync, fio, … on a mount, the long form (TIME=60s for each stress test)
 	@PROGRAMS_TIME=$(TIME) $(BIN)/pytest tests/programs
 
+.PHONY: bench
+bench: install-bench ## b2fs beside its peers: tables, bench/results.json and a chart (ARGS=--quick: three minutes; ARGS=--help)
+	@$(BIN)/python -m bench $(ARGS)
+
 EXAMPLES ?= 2000
 .PHONY: differential
 differential: install-test ## random operations on a mount and on a plain directory must agree (EXAMPLES=2000 SEED=a number to repeat)
@@ -62,8 +66,10 @@ clean: ## remove what is made again; keeps the sample bucket and what is not upl
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
-.PHONY: install install-test
+.PHONY: install install-test install-bench
 install:
 	@./install.sh
 install-test:
 	@./install.sh --test
+install-bench:
+	@./install.sh --bench

@@ -3,6 +3,7 @@
 #
 #   ./install.sh           what running needs
 #   ./install.sh --test    also what the tests need (rclone, and the programs of tests/programs)
+#   ./install.sh --bench   also what `make bench` compares with (rclone, libfuse's example)
 #
 # Run it as often as you like: when nothing has changed it ends at once. It asks no questions: packages are
 # installed as root or with a sudo that needs no password, otherwise it prints the line to run and ends with 1.
@@ -13,10 +14,12 @@ cd "$(dirname "$0")"
 venv=.venv
 stamp=$venv/.b2fs-installed
 for_tests=false
+for_bench=false
 case "${1:-}" in
     "") ;;
     --test) for_tests=true ;;
-    *) echo "usage: ./install.sh [--test]" >&2; exit 2 ;;
+    --bench) for_bench=true ;;
+    *) echo "usage: ./install.sh [--test | --bench]" >&2; exit 2 ;;
 esac
 
 say() { echo "install: $*" >&2; }
@@ -61,6 +64,12 @@ missing_packages() {
         done
         have ex || echo vim-tiny
         have setfattr || echo attr
+    fi
+    if $for_bench; then
+        # gcc and libfuse3-dev, which brings the source of passthrough_ll, are asked for above
+        for program in rclone zip; do
+            have $program || echo $program
+        done
     fi
 }
 

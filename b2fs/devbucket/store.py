@@ -182,7 +182,7 @@ class Store:
             "SELECT 1 FROM version WHERE bucket=? AND gone_ms IS NULL LIMIT 1", (bucket.number,)
         ).fetchone():
             raise Refused(400, "cannot_delete_non_empty_bucket", "A bucket must be empty to be deleted")
-        with self._transaction():
+        with self.transaction():
             self._db.execute("DELETE FROM version WHERE bucket=?", (bucket.number,))
             self._db.execute("DELETE FROM bucket WHERE number=?", (bucket.number,))
         del self._buckets[bucket.id]
@@ -197,7 +197,7 @@ class Store:
     def add(self, version: Version) -> Version:
         """Make a version visible. Its body, if it has one, is complete and in ``incoming/``; on failure it is removed."""
         try:
-            self._insert(version)
+            self.insert(version)
         except BaseException:
             if version.action == "upload":
                 self.bodies.discard(version.file_id)
@@ -206,7 +206,8 @@ class Store:
             self.bodies.settle(version.file_id)
         return version
 
-    def _insert(self, version: Version) -> None:
+    def insert(self, version: Version) -> None:
+        """Make a version visible that has no body, or whose body is settled already (or is never read)."""
         self._db.execute(
             "INSERT INTO version VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)",
             (
@@ -267,7 +268,7 @@ class Store:
             doomed.append(file_id)
         for body in doomed:
             self.bodies.unsettle(body)
-        with self._transaction():
+        with self.transaction():
             if self.keep_gone:
                 self._db.execute("UPDATE version SET gone_ms=? WHERE file_id=?", (self.clock.now_ms(), file_id))
             else:
@@ -354,7 +355,7 @@ class Store:
         for part in self.parts(version.file_id):
             self.bodies.unsettle(part.body)
         size = sum(part.size for part in parts)
-        with self._transaction():
+        with self.transaction():
             self._db.execute(
                 "UPDATE version SET action='upload', size=?, sha1='none', committed_ms=? WHERE file_id=?",
                 (size, self.clock.now_ms(), version.file_id),
@@ -386,7 +387,7 @@ class Store:
     # ------------------------------------------------------------ inside
 
     def _create(self) -> None:
-        with self._transaction():
+        with self.transaction():
             for statement in _SCHEMA.split(";\n"):
                 self._db.execute(statement)
             self._db.executemany(
@@ -395,7 +396,8 @@ class Store:
             )
 
     @contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
+        """What is changed inside is one commit: all of it, or, after an error, nothing. Not to be nested."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield

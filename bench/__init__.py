@@ -1,0 +1,1 @@
+"""Measures b2fs beside what a user would pick instead, and beside the limits. Not part of the package."""

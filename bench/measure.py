@@ -1,0 +1,99 @@
+"""How a row is measured: peers in turn, round after round, so that the machine's noise hits all the same."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from bench.peers import Absent, Peer
+from bench.report import Row
+from tests.devbucket_fixture import DevBucket
+
+P = TypeVar("P", bound=Peer)
+
+
+@dataclass
+class Session:
+    """One run of the benchmark: where it works, how much it does, and what it has to take away again."""
+
+    base: Path
+    quick: bool
+    rounds: int
+    open: ExitStack
+    number: int = field(default=0)
+
+    def sized(self, full: int, quick: int) -> int:
+        return quick if self.quick else full
+
+    def folder(self, name: str) -> Path:
+        self.number += 1
+        return self.base / f"{self.number}-{name}"
+
+    def peer(self, make: Callable[[Path], P]) -> P:
+        """A peer that is closed when the table is done. Absent, as `make` says."""
+        made = make(self.folder(getattr(make, "name", "peer")))
+        self.open.callback(made.close)
+        return made
+
+    def devbucket(self, fill: Callable[[Path], None] = lambda root: None, *options: str) -> DevBucket:
+        """An embedded bucket in its own process, filled before it starts."""
+        server = DevBucket(*options)
+        self.open.callback(server.remove)
+        fill(server.root)
+        server.start()
+        return server
+
+    def say(self, text: str) -> None:
+        print(f"  {text}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def session(quick: bool, rounds: int) -> Iterator[Session]:
+    """Everything that was made in it is gone at its end."""
+    base = Path(tempfile.mkdtemp(prefix="b2fs-bench-"))
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, base, ignore_errors=True)
+        yield Session(base, quick, rounds, stack)
+
+
+def in_turn(peers: Sequence[P], rounds: int, sample: Callable[[P, int], float], row: Row) -> Row:
+    """Fill `row` with a sample of each peer in each round; the order rotates. A peer that fails is left out, and noted."""
+    failed: dict[str, str] = {}
+    for number in range(rounds):
+        first = number % len(peers)
+        for peer in [*peers[first:], *peers[:first]]:
+            if peer.name in failed:
+                continue
+            try:
+                row.samples.setdefault(peer.name, []).append(sample(peer, number))
+            except (OSError, Absent) as error:
+                failed[peer.name] = str(error)
+                row.samples.pop(peer.name, None)
+    for name, why in failed.items():
+        row.note = "; ".join(filter(None, [row.note, f"{name} fails ({why})"]))
+    return row
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that it takes, the garbage collector at rest."""
+    gc.collect()
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    finally:
+        gc.enable()
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
