@@ -15,18 +15,20 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from bench import warm
+from bench import cold, warm
 from bench.chart import chart
 from bench.measure import Session, is_root, session
 from bench.report import Table, from_json, markdown, to_json
 
-TABLES: dict[str, Callable[[Session], Table]] = {
+TABLES: dict[str, Callable[[Session], list[Table]]] = {
     "warm": warm.measure,
+    "cold": cold.measure,
 }
-"""In the order in which they are measured and printed."""
+"""In the order in which they are measured and printed. One may give several tables, of keys ``KEY-…``."""
 _HERE = Path(__file__).parent
 _ROUNDS = 5
 _QUICK_ROUNDS = 3
+_QUICK_SLOW_ROUNDS = 1
 
 
 def arguments(given: list[str]) -> argparse.Namespace:
@@ -34,12 +36,17 @@ def arguments(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="less of everything: under three minutes")
     parser.add_argument("--only", default="", metavar="WORDS", help=f"these tables: {','.join(TABLES)}")
     parser.add_argument(
-        "--rounds", type=int, default=0, help=f"samples of each cell ({_ROUNDS}, quick {_QUICK_ROUNDS})"
+        "--rounds",
+        type=int,
+        default=0,
+        help=f"samples of each cell ({_ROUNDS}; quick {_QUICK_ROUNDS}, of slow rows {_QUICK_SLOW_ROUNDS})",
     )
     parser.add_argument("--out", type=Path, help="where results.json and chart.svg go (bench/, quick: build/bench)")
     parsed = parser.parse_args(given)
     parsed.only = chosen(parsed.only)
-    parsed.rounds = parsed.rounds or (_QUICK_ROUNDS if parsed.quick else _ROUNDS)
+    quick = parsed.quick and not parsed.rounds
+    parsed.slow_rounds = _QUICK_SLOW_ROUNDS if quick else parsed.rounds or _ROUNDS
+    parsed.rounds = _QUICK_ROUNDS if quick else parsed.rounds or _ROUNDS
     parsed.out = parsed.out or (_HERE.parent / "build" / "bench" if parsed.quick else _HERE)
     return parsed
 
@@ -61,11 +68,13 @@ def main() -> None:
     for key in asked.only:
         print(f"{key} …", file=sys.stderr, flush=True)
         started_s = time.monotonic()
-        with session(asked.quick, asked.rounds) as running:
-            table = TABLES[key](running)
-        table.measured = f"{_when()}, {asked.rounds} rounds in {time.monotonic() - started_s:.0f} s. {machine()}"
-        tables[key] = table
-        print(markdown(table), flush=True)
+        with session(asked.quick, asked.rounds, asked.slow_rounds) as running:
+            made = TABLES[key](running)
+        told = f"{_when()}, {asked.rounds} rounds in {time.monotonic() - started_s:.0f} s. {machine()}"
+        for table in made:
+            table.measured = told
+            tables[table.key] = table
+            print(markdown(table), flush=True)
         keep(asked.out, tables)
 
 
@@ -75,7 +84,8 @@ def keep(out: Path, tables: dict[str, Table]) -> None:
     kept = out / "results.json"
     known = {table.key: table for table in from_json(kept.read_text())} if kept.exists() else {}
     known |= tables
-    every = [known[key] for key in TABLES if key in known]
+    order = list(TABLES)
+    every = sorted(known.values(), key=lambda table: order.index(table.key.partition("-")[0]))
     kept.write_text(to_json(every))
     (out / "chart.svg").write_text(chart(every))
 

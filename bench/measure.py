@@ -8,10 +8,11 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import TypeVar
 
 from bench.peers import Absent, Peer
@@ -28,6 +29,8 @@ class Session:
     base: Path
     quick: bool
     rounds: int
+    slow_rounds: int
+    """For rows of many seconds."""
     open: ExitStack
     number: int = field(default=0)
 
@@ -52,21 +55,32 @@ class Session:
         server.start()
         return server
 
+    @contextmanager
+    def inner(self) -> Iterator[Session]:
+        """A part of the run, whose peers and buckets are gone at its end."""
+        with ExitStack() as stack:
+            base = self.folder("part")
+            stack.callback(shutil.rmtree, base, ignore_errors=True)
+            yield Session(base, self.quick, self.rounds, self.slow_rounds, stack)
+
     def say(self, text: str) -> None:
         print(f"  {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def session(quick: bool, rounds: int) -> Iterator[Session]:
+def session(quick: bool, rounds: int, slow_rounds: int) -> Iterator[Session]:
     """Everything that was made in it is gone at its end."""
     base = Path(tempfile.mkdtemp(prefix="b2fs-bench-"))
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, base, ignore_errors=True)
-        yield Session(base, quick, rounds, stack)
+        yield Session(base, quick, rounds, slow_rounds, stack)
 
 
-def in_turn(peers: Sequence[P], rounds: int, sample: Callable[[P, int], float], row: Row) -> Row:
-    """Fill `row` with a sample of each peer in each round; the order rotates. A peer that fails is left out, and noted."""
+def in_turn(peers: Sequence[P], rounds: int, sample: Callable[[P, int], Iterable[float]], *rows: Row) -> None:
+    """Give each row its value of a sample, for each peer in each round; the order rotates.
+
+    A peer that fails is left out of these rows, and noted.
+    """
     failed: dict[str, str] = {}
     for number in range(rounds):
         first = number % len(peers)
@@ -74,13 +88,14 @@ def in_turn(peers: Sequence[P], rounds: int, sample: Callable[[P, int], float], 
             if peer.name in failed:
                 continue
             try:
-                row.samples.setdefault(peer.name, []).append(sample(peer, number))
-            except (OSError, Absent) as error:
+                for row, value in zip(rows, sample(peer, number), strict=True):
+                    row.samples.setdefault(peer.name, []).append(value)
+            except (OSError, Absent, CalledProcessError) as error:
                 failed[peer.name] = str(error)
-                row.samples.pop(peer.name, None)
-    for name, why in failed.items():
-        row.note = "; ".join(filter(None, [row.note, f"{name} fails ({why})"]))
-    return row
+    for row in rows:
+        for name, why in failed.items():
+            row.samples.pop(name, None)
+            row.note = "; ".join(filter(None, [row.note, f"{name} fails ({why})"]))
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -163,10 +163,10 @@ class Binding(Mounted):
     name = "pyfuse3"
     title = "bare pyfuse3 pass-through"
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, backing: Path | None = None) -> None:
         super().__init__(base)
-        self.backing = base / "backing"
-        self.backing.mkdir()
+        self.backing = backing or base / "backing"
+        self.backing.mkdir(exist_ok=True)
 
     def command(self) -> Sequence[str]:
         return [sys.executable, "-m", "bench.passthrough", str(self.backing), str(self.path)]
@@ -178,10 +178,10 @@ class Libfuse(Mounted):
     name = "C"
     title = "libfuse's passthrough_ll (C)"
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, backing: Path | None = None) -> None:
         super().__init__(base)
-        self.backing = base / "backing"
-        self.backing.mkdir()
+        self.backing = backing or base / "backing"
+        self.backing.mkdir(exist_ok=True)
         self._program = base / "passthrough_ll"
         if not _EXAMPLE.exists():
             shutil.rmtree(base)

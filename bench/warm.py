@@ -193,7 +193,7 @@ class Warm:
         return str(path)
 
 
-def measure(session: Session) -> Table:
+def measure(session: Session) -> list[Table]:
     warm = Warm(
         small=session.sized(1000, 500),
         many=10_000,
@@ -235,7 +235,7 @@ def measure(session: Session) -> Table:
     for case in warm.cases():
         session.say(case.name)
         table.rows.append(_row(case, _those(peers, case), session.rounds))
-    return table
+    return [table]
 
 
 def _those(peers: list[Peer], case: Case) -> list[Peer]:
@@ -245,14 +245,15 @@ def _those(peers: list[Peer], case: Case) -> list[Peer]:
 
 
 def _row(case: Case, peers: list[Peer], rounds: int) -> Row:
-    def sample(peer: Peer, number: int) -> float:
+    def sample(peer: Peer, number: int) -> list[float]:
         if case.first:
             peer.forget_kernel()
             os.stat(peer.path / "small" / "f000000")  # the way to the files is known, the files are not
-        return case.run(peer.path, number)
+        return [case.run(peer.path, number)]
 
     row = Row(case.name, case.unit, more_is_better=case.more_is_better, reach=case.reach)
-    return in_turn(peers, rounds, sample, row)
+    in_turn(peers, rounds, sample, row)
+    return row
 
 
 def _each(operation: Callable[[T], object], things: Sequence[T]) -> float:

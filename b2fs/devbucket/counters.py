@@ -49,6 +49,7 @@ class Exchange:
             self._counters.running -= 1
             self._counters.received += self.received
             self._counters.sent += self.sent
+            self._counters.sent_by_call[self.call] += self.sent
 
 
 class Counters:
@@ -64,6 +65,7 @@ class Counters:
         """Bytes of request bodies."""
         self.sent = 0
         """Bytes of answers' bodies (whole ones, also when a fault cut them)."""
+        self.sent_by_call: Counter[str] = Counter()
         self.max_running = self.running
         self._next = 1
         self._log: deque[Exchange] = deque(maxlen=LOG_SIZE)
@@ -90,6 +92,7 @@ class Counters:
             "statuses": {str(status): count for status, count in self.statuses.items()},
             "received": self.received,
             "sent": self.sent,
+            "sent_by_call": dict(self.sent_by_call),
             "running": self.running,
             "max_running": self.max_running,
         }

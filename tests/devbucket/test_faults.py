@@ -424,6 +424,8 @@ def test_counters(raw: Raw, devbucket: DevBucket, bucket_id: str) -> None:
     assert counters["classes"] == {"A": 1, "B": 2, "C": 1}
     assert counters["statuses"] == {"200": 4}
     assert (counters["running"], counters["max_running"]) == (0, 1)
+    assert counters["sent_by_call"]["b2_download_file_by_name"] == 5
+    assert sum(counters["sent_by_call"].values()) == counters["sent"]
     log = devbucket.admin.log(3)
     assert [(row["call"], row["key"], row["sent"]) for row in log[:2]] == [
         ("b2_download_file_by_name", "a", 5),
