@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from bench import cold, warm
+from bench import cold, cost, large, warm
 from bench.chart import chart
 from bench.measure import Session, is_root, session
 from bench.report import Table, from_json, markdown, to_json
@@ -23,6 +23,8 @@ from bench.report import Table, from_json, markdown, to_json
 TABLES: dict[str, Callable[[Session], list[Table]]] = {
     "warm": warm.measure,
     "cold": cold.measure,
+    "cost": cost.measure,
+    "large": large.measure,
 }
 """In the order in which they are measured and printed. One may give several tables, of keys ``KEY-…``."""
 _HERE = Path(__file__).parent
@@ -70,9 +72,9 @@ def main() -> None:
         started_s = time.monotonic()
         with session(asked.quick, asked.rounds, asked.slow_rounds) as running:
             made = TABLES[key](running)
-        told = f"{_when()}, {asked.rounds} rounds in {time.monotonic() - started_s:.0f} s. {machine()}"
+        took_s = time.monotonic() - started_s
         for table in made:
-            table.measured = told
+            table.measured = f"{_when()}, {table.count()} samples a cell, {took_s:.0f} s. {machine()}"
             tables[table.key] = table
             print(markdown(table), flush=True)
         keep(asked.out, tables)

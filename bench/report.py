@@ -72,6 +72,10 @@ class Table:
     measured: str = ""
     """When and on what."""
 
+    def count(self) -> int:
+        """The least number of samples of a cell."""
+        return min((len(values) for row in self.rows for values in row.samples.values()), default=0)
+
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> Table:
         rows = [
