@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from bench import cold, cost, large, warm
+from bench import cold, cost, foreground, growth, large, warm
 from bench.chart import chart
 from bench.measure import Session, is_root, session
 from bench.report import Table, from_json, markdown, to_json
@@ -25,6 +25,8 @@ TABLES: dict[str, Callable[[Session], list[Table]]] = {
     "cold": cold.measure,
     "cost": cost.measure,
     "large": large.measure,
+    "foreground": foreground.measure,
+    "growth": growth.measure,
 }
 """In the order in which they are measured and printed. One may give several tables, of keys ``KEY-…``."""
 _HERE = Path(__file__).parent

@@ -130,13 +130,17 @@ class Mounted(Peer):
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
-    def close(self) -> None:
+    def kill(self) -> None:
+        """End it as a crash would, and take the dead mount away."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
         while self.is_mounted():
             mounts.detach(str(self.path))
+
+    def close(self) -> None:
+        self.kill()
         super().close()
 
     def forget_kernel(self) -> None:
