@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
-from bench import cold, cost, foreground, growth, large, warm
+from bench import app, cold, cost, foreground, growth, large, warm
 from bench.chart import chart
 from bench.measure import Session, is_root, session
 from bench.report import Table, from_json, markdown, to_json
@@ -27,6 +27,7 @@ TABLES: dict[str, Callable[[Session], list[Table]]] = {
     "large": large.measure,
     "foreground": foreground.measure,
     "growth": growth.measure,
+    "app": app.measure,
 }
 """In the order in which they are measured and printed. One may give several tables, of keys ``KEY-…``."""
 _HERE = Path(__file__).parent
