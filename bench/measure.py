@@ -64,7 +64,7 @@ class Session:
             yield Session(base, self.quick, self.rounds, self.slow_rounds, stack)
 
     def say(self, text: str) -> None:
-        print(f"  {text}", file=sys.stderr, flush=True)
+        print(f"  {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -100,7 +100,6 @@ def in_turn(peers: Sequence[P], rounds: int, sample: Callable[[P, int], Iterable
 
 def timed(work: Callable[[], object]) -> float:
     """Seconds that it takes, the garbage collector at rest."""
-    gc.collect()
     gc.disable()
     try:
         start = time.perf_counter()

@@ -113,7 +113,7 @@ def markdown(table: Table) -> str:
     peers = [peer for peer in table.peers if any(row.samples.get(peer) for row in table.rows)]
     ratios = [(first, second) for first, second in table.ratios if first in peers and second in peers]
     has_reach = any(row.reach for row in table.rows)
-    head = [table.title, "", *peers, *(f"{first} / {second}" for first, second in ratios)]
+    head = ["", "", *peers, *(f"{first} / {second}" for first, second in ratios)]
     cells = [head + (["reach"] if has_reach else [])]
     for row in table.rows:
         line = [row.name, row.unit, *(show(row.median(peer)) for peer in peers)]

@@ -25,17 +25,21 @@ from bench.seed import Seed, fill_bucket, fill_directory, flat
 _BLOCK = 4096
 _MB = 1e6
 _PUT_OFF = "6h"
+_CPU_UNITS = {"µs": "µs", "ms": "ms", "MB/s": "ms/MB"}
+_PER = {"µs": 1e6, "ms": 1e3, "MB/s": 1e3}
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row: `run` does the work of round `number` in a directory, and gives the value in the row's unit."""
+    """A row: `run` does the work of a round in a directory and one below it that is the peer's own; the row's value."""
 
     name: str
     unit: str
-    run: Callable[[Path, int], float]
+    run: Callable[[Path, str, int], float]
+    count: float = 1
+    """Operations in a sample, or megabytes: by what the daemon's CPU time is divided."""
     reach: tuple[Reach, ...] = ()
     more_is_better: bool = False
     first: bool = False
@@ -53,22 +57,21 @@ class Warm:
         self.written = written
         """Bytes that a sample writes."""
 
-    def seeds(self) -> list[Seed]:
-        return [
-            *flat("small", self.small, _BLOCK),
-            *flat("many", self.many, 100),
-            Seed("large", self.large),
-        ]
+    def read(self) -> list[Seed]:
+        return [*flat("small", self.small, _BLOCK), Seed("large", self.large)]
 
-    def touch(self, directory: Path) -> None:
+    def listed(self) -> list[Seed]:
+        return [*flat("many", self.many, 100)]
+
+    def touch(self, directory: Path, own: str) -> None:
         """Read everything once."""
         for folder in ("small", "many"):
             for entry in os.scandir(directory / folder):
                 entry.stat()
         for number in range(self.small):
             _read_file(f"{directory}/small/f{number:06}")
-        self.read_large(directory, 0)
-        (directory / "made").mkdir()
+        self.read_large(directory, own, 0)
+        (directory / own).mkdir()
 
     def cases(self) -> list[Case]:
         near = Reach(1.5, "pyfuse3")
@@ -77,42 +80,56 @@ class Warm:
             return near, Reach(1 / times, "rclone")
 
         return [
-            Case("stat, first", "µs", self.stat, (near,), first=True),
-            Case("stat, again", "µs", self.stat, (near,)),
-            Case("ENOENT, first", "µs", self.missing, (near,)),
-            Case("ENOENT, again", "µs", self.missing_again, (near,)),
-            Case(f"ls -l of {self.many:,}, first", "ms", self.list_long, (near,), first=True),
-            Case(f"ls -l of {self.many:,}, again", "ms", self.list_long, (near,)),
-            Case("open+read+close 4 KiB, first", "µs", self.read_small, than_rclone(4), first=True),
-            Case("open+read+close 4 KiB, again", "µs", self.read_small, than_rclone(4)),
-            Case("create+write+close 4 KiB", "µs", self.create, than_rclone(3)),
-            Case("rewrite (O_TRUNC) 4 KiB", "µs", self.rewrite, (near,)),
-            Case("rename", "µs", self.rename, (near,)),
-            Case("unlink", "µs", self.unlink, (near,)),
-            Case("copy2 of 25 kB", "µs", self.copy, (near,), copies=True),
-            Case("sequential read, first", "MB/s", self.read_large, than_rclone(5), more_is_better=True, first=True),
-            Case("sequential read, again", "MB/s", self.read_large, than_rclone(5), more_is_better=True),
-            Case("random read of 4 KiB", "µs", self.read_random, (near,), first=True),
-            Case("write in 4 KiB", "MB/s", self.write_in(_BLOCK), than_rclone(3), more_is_better=True),
-            Case("write in 128 KiB", "MB/s", self.write_in(128 * 1024), (near,), more_is_better=True),
-            Case("write in 1 MiB", "MB/s", self.write_in(1 << 20), (near,), more_is_better=True),
+            Case("stat, first", "µs", self.stat, self.small, (near,), first=True),
+            Case("stat, again", "µs", self.stat, self.small, (near,)),
+            Case("ENOENT, first", "µs", self.missing, self.small, (near,)),
+            Case("ENOENT, again", "µs", self.missing_again, 2 * self.small, (near,)),
+            Case(f"ls -l of {self.many:,}, first", "ms", self.list_long, 1, (near,), first=True),
+            Case(f"ls -l of {self.many:,}, again", "ms", self.list_long, 1, (near,)),
+            Case("open+read+close 4 KiB, first", "µs", self.read_small, self.small, than_rclone(4), first=True),
+            Case("open+read+close 4 KiB, again", "µs", self.read_small, self.small, than_rclone(4)),
+            Case("create+write+close 4 KiB", "µs", self.create, self.small, than_rclone(3)),
+            Case("rewrite (O_TRUNC) 4 KiB", "µs", self.rewrite, self.small, (near,)),
+            Case("rename", "µs", self.rename, self.small, (near,)),
+            Case("unlink", "µs", self.unlink, self.small, (near,)),
+            Case("copy2 of 25 kB", "µs", self.copy, self.small // 10, (near,), copies=True),
+            Case(
+                "sequential read, first",
+                "MB/s",
+                self.read_large,
+                self.large / _MB,
+                than_rclone(5),
+                more_is_better=True,
+                first=True,
+            ),
+            Case(
+                "sequential read, again", "MB/s", self.read_large, self.large / _MB, than_rclone(5), more_is_better=True
+            ),
+            Case("random read of 4 KiB", "µs", self.read_random, self.small, (near,), first=True),
+            Case(
+                "write in 4 KiB", "MB/s", self.write_in(_BLOCK), self.written / _MB, than_rclone(3), more_is_better=True
+            ),
+            Case(
+                "write in 128 KiB", "MB/s", self.write_in(128 * 1024), self.written / _MB, (near,), more_is_better=True
+            ),
+            Case("write in 1 MiB", "MB/s", self.write_in(1 << 20), self.written / _MB, (near,), more_is_better=True),
         ]
 
     # ------------------------------------------------------------ reading
 
-    def stat(self, directory: Path, number: int) -> float:
+    def stat(self, directory: Path, own: str, number: int) -> float:
         paths = [f"{directory}/small/f{each:06}" for each in range(self.small)]
         return _each(os.stat, paths)
 
-    def missing(self, directory: Path, number: int) -> float:
+    def missing(self, directory: Path, own: str, number: int) -> float:
         paths = [f"{directory}/small/none-{number}-{each}" for each in range(self.small)]
         return _each(os.path.exists, paths)
 
-    def missing_again(self, directory: Path, number: int) -> float:
-        self.missing(directory, -1)
-        return self.missing(directory, -1)
+    def missing_again(self, directory: Path, own: str, number: int) -> float:
+        self.missing(directory, own, -1)
+        return self.missing(directory, own, -1)
 
-    def list_long(self, directory: Path, number: int) -> float:
+    def list_long(self, directory: Path, own: str, number: int) -> float:
         folder = f"{directory}/many"
 
         def work() -> None:
@@ -122,11 +139,11 @@ class Warm:
 
         return timed(work) * 1e3
 
-    def read_small(self, directory: Path, number: int) -> float:
+    def read_small(self, directory: Path, own: str, number: int) -> float:
         paths = [f"{directory}/small/f{each:06}" for each in range(self.small)]
         return _each(_read_file, paths)
 
-    def read_large(self, directory: Path, number: int) -> float:
+    def read_large(self, directory: Path, own: str, number: int) -> float:
         def work() -> None:
             with open(directory / "large", "rb", buffering=0) as file:
                 buffer = bytearray(1 << 20)
@@ -135,7 +152,7 @@ class Warm:
 
         return self.large / timed(work) / _MB
 
-    def read_random(self, directory: Path, number: int) -> float:
+    def read_random(self, directory: Path, own: str, number: int) -> float:
         places = random.Random(number).choices(range(self.large // _BLOCK), k=self.small)
         with open(directory / "large", "rb", buffering=0) as file:
             fd = file.fileno()
@@ -144,36 +161,36 @@ class Warm:
 
     # ------------------------------------------------------------ writing
 
-    def create(self, directory: Path, number: int) -> float:
-        folder, data = self._made(directory, f"create-{number}"), os.urandom(_BLOCK)
+    def create(self, directory: Path, own: str, number: int) -> float:
+        folder, data = _made(directory / own / f"create-{number}"), os.urandom(_BLOCK)
         paths = [f"{folder}/f{each:06}" for each in range(self.small)]
         return _each(lambda path: _write_file(path, data), paths)
 
-    def rewrite(self, directory: Path, number: int) -> float:
+    def rewrite(self, directory: Path, own: str, number: int) -> float:
         data = os.urandom(_BLOCK)
-        paths = [f"{directory}/made/create-{number}/f{each:06}" for each in range(self.small)]
+        paths = [f"{directory}/{own}/create-{number}/f{each:06}" for each in range(self.small)]
         return _each(lambda path: _write_file(path, data), paths)
 
-    def rename(self, directory: Path, number: int) -> float:
+    def rename(self, directory: Path, own: str, number: int) -> float:
         pairs = [
-            (f"{directory}/made/create-{number}/f{each:06}", f"{directory}/made/create-{number}/r{each:06}")
+            (f"{directory}/{own}/create-{number}/f{each:06}", f"{directory}/{own}/create-{number}/r{each:06}")
             for each in range(self.small)
         ]
         return _each(lambda pair: os.rename(*pair), pairs)
 
-    def unlink(self, directory: Path, number: int) -> float:
-        paths = [f"{directory}/made/create-{number}/r{each:06}" for each in range(self.small)]
+    def unlink(self, directory: Path, own: str, number: int) -> float:
+        paths = [f"{directory}/{own}/create-{number}/r{each:06}" for each in range(self.small)]
         return _each(os.unlink, paths)
 
-    def copy(self, directory: Path, number: int) -> float:
-        folder, count = self._made(directory, f"copy-{number}"), max(1, self.small // 10)
+    def copy(self, directory: Path, own: str, number: int) -> float:
+        folder, count = _made(directory / own / f"copy-{number}"), max(1, self.small // 10)
         for each in range(count):
             _write_file(f"{folder}/s{each}", os.urandom(25_000))
         return _each(lambda each: shutil.copy2(f"{folder}/s{each}", f"{folder}/t{each}"), range(count))
 
-    def write_in(self, block: int) -> Callable[[Path, int], float]:
-        def run(directory: Path, number: int) -> float:
-            path = f"{directory}/made/write-{block}-{number}"
+    def write_in(self, block: int) -> Callable[[Path, str, int], float]:
+        def run(directory: Path, own: str, number: int) -> float:
+            path = f"{directory}/{own}/write-{block}-{number}"
             data = os.urandom(block)
 
             def work() -> None:
@@ -187,11 +204,6 @@ class Warm:
 
         return run
 
-    def _made(self, directory: Path, name: str) -> str:
-        path = directory / "made" / name
-        path.mkdir()
-        return str(path)
-
 
 def measure(session: Session) -> list[Table]:
     warm = Warm(
@@ -204,38 +216,49 @@ def measure(session: Session) -> list[Table]:
         "warm", "Warm, nothing remote", ["plain", "C", "pyfuse3", "b2fs", "rclone"],
         intro="Times in µs or ms an operation (less is better), speeds in MB/s; `first`: not in the kernel's caches.",
     )  # fmt: skip
-    seeds = warm.seeds()
+    cpu = Table(
+        "warm-cpu", "Warm: CPU time of the daemon", ["C", "pyfuse3", "b2fs", "rclone"],
+        intro="An operation, a listing, or a MB; the noise of a shared machine hardly moves it.",
+    )  # fmt: skip
 
     def fill(root: Path) -> None:
-        fill_bucket(root, "warm-b2fs", seeds)
-        fill_bucket(root, "warm-rclone", seeds)
+        for bucket in ("warm-b2fs", "warm-rclone"):
+            fill_bucket(root, bucket, warm.read())
+            fill_bucket(root, bucket, warm.listed(), bodies=False)
 
     server = session.devbucket(fill)
+    plain = session.peer(Peer)
+    fill_directory(plain.path, [*warm.read(), *warm.listed()])
     makers: list[Callable[[Path], Peer]] = [
-        Peer,
-        Libfuse,
-        Binding,
+        lambda base: Libfuse(base, plain.path),
+        lambda base: Binding(base, plain.path),
         lambda base: B2fs(base, server, "warm-b2fs", quiet_period=_PUT_OFF, max_dirty_age=_PUT_OFF),
         lambda base: Rclone(base, server, "warm-rclone", "mount", "--vfs-write-back", _PUT_OFF),
         lambda base: Rclone(base, server, "warm-rclone", "mount2", "--vfs-write-back", _PUT_OFF),
     ]
-    peers: list[Peer] = []
+    peers: list[Peer] = [plain]
+    warm.touch(plain.path, _own(plain))
     for make in makers:
         try:
             peer = session.peer(make)
-            if not isinstance(peer, B2fs | Rclone):
-                fill_directory(peer.backing, seeds)
             peer.start()
         except Absent as absent:
             table.notes.append(f"absent: {absent}")
             continue
-        warm.touch(peer.path)
+        warm.touch(peer.path, _own(peer))
         peers.append(peer)
         session.say(f"{peer.title} is warm")
     for case in warm.cases():
         session.say(case.name)
-        table.rows.append(_row(case, _those(peers, case), session.rounds))
-    return [table]
+        row, used = _rows(case, _those(peers, case), session.rounds)
+        table.rows.append(row)
+        cpu.rows.append(used)
+    return [table, cpu]
+
+
+def _own(peer: Peer) -> str:
+    """The directory of a peer alone: those of this machine share one."""
+    return f"made-{peer.name}-{peer.program}" if isinstance(peer, Rclone) else f"made-{peer.name}"
 
 
 def _those(peers: list[Peer], case: Case) -> list[Peer]:
@@ -244,16 +267,23 @@ def _those(peers: list[Peer], case: Case) -> list[Peer]:
     return [peer for peer in peers if not isinstance(peer, Rclone) or peer.program == program]
 
 
-def _row(case: Case, peers: list[Peer], rounds: int) -> Row:
+def _rows(case: Case, peers: list[Peer], rounds: int) -> tuple[Row, Row]:
+    """Time, and the daemon's CPU time."""
+
+    cpu = Row(case.name, _CPU_UNITS[case.unit], reach=case.reach[:1])
+
     def sample(peer: Peer, number: int) -> list[float]:
         if case.first:
             peer.forget_kernel()
             os.stat(peer.path / "small" / "f000000")  # the way to the files is known, the files are not
-        return [case.run(peer.path, number)]
+        cpu_s = peer.cpu_s()
+        value = case.run(peer.path, _own(peer), number)
+        return [value, (peer.cpu_s() - cpu_s) / case.count * _PER[case.unit]]
 
     row = Row(case.name, case.unit, more_is_better=case.more_is_better, reach=case.reach)
-    in_turn(peers, rounds, sample, row)
-    return row
+    in_turn(peers, rounds, sample, row, cpu)
+    cpu.samples.pop("plain", None)
+    return row, cpu
 
 
 def _each(operation: Callable[[T], object], things: Sequence[T]) -> float:
@@ -264,6 +294,11 @@ def _each(operation: Callable[[T], object], things: Sequence[T]) -> float:
             operation(thing)
 
     return timed(work) / len(things) * 1e6
+
+
+def _made(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def _read_file(path: str) -> bytes:
