@@ -31,6 +31,8 @@ TABLES: dict[str, Callable[[Session], list[Table]]] = {
 }
 """In the order in which they are measured and printed. One may give several tables, of keys ``KEY-…``."""
 _HERE = Path(__file__).parent
+_BEGIN, _END = "<!-- tables -->\n", "<!-- end of tables -->\n"
+"""Between them RESULTS.md is written anew."""
 _ROUNDS = 5
 _QUICK_ROUNDS = 3
 _QUICK_SLOW_ROUNDS = 1
@@ -84,7 +86,7 @@ def main() -> None:
 
 
 def keep(out: Path, tables: dict[str, Table]) -> None:
-    """Write results.json, the tables and chart.svg; tables that were not measured now stay as they were."""
+    """Write results.json, chart.svg, and the tables of RESULTS.md if there is one; what was not measured now stays."""
     out.mkdir(parents=True, exist_ok=True)
     kept = out / "results.json"
     known = {table.key: table for table in from_json(kept.read_text())} if kept.exists() else {}
@@ -93,6 +95,11 @@ def keep(out: Path, tables: dict[str, Table]) -> None:
     every = sorted(known.values(), key=lambda table: order.index(table.key.partition("-")[0]))
     kept.write_text(to_json(every))
     (out / "chart.svg").write_text(chart(every))
+    page = out / "RESULTS.md"
+    if page.exists():
+        before, _, rest = page.read_text().partition(_BEGIN)
+        _, _, after = rest.partition(_END)
+        page.write_text(before + _BEGIN + "\n" + "\n".join(map(markdown, every)) + _END + after)
 
 
 def machine() -> str:

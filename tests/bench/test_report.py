@@ -84,9 +84,13 @@ def test_results_are_read_again(tmp_path: Path) -> None:
     old = [table(SLOW, FAST)]
     assert markdown(from_json(to_json(old))[0]) == markdown(old[0])
     cold = Table("cold-asked", "Asked", ["b2fs", "rclone"], [Row("a", "s", {"b2fs": [1]}, reach=(Reach(2.0),))])
+    (tmp_path / "RESULTS.md").write_text("Head.\n<!-- tables -->\nformer\n<!-- end of tables -->\nFoot.\n")
     keep(tmp_path, {"cold-asked": cold})
     keep(tmp_path, {"warm": old[0]})
     assert [each.key for each in from_json((tmp_path / "results.json").read_text())] == ["warm", "cold-asked"]
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert page.startswith("Head.\n<!-- tables -->\n\n### Warm") and "### Asked" in page and "former" not in page
+    assert page.endswith("<!-- end of tables -->\nFoot.\n")
     assert "Warm &amp; &lt;cold&gt;" in (tmp_path / "chart.svg").read_text()
 
 

@@ -25,7 +25,7 @@ _TESTS_FAILED = 1
 
 
 def _copy(directory: Path) -> None:
-    for name in ("b2fs", "tests"):
+    for name in ("b2fs", "tests", "bench"):
         shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", directory)
     for name in ("README.md", "Makefile", "CHANGELOG.md"):
