@@ -8,7 +8,14 @@ from html import escape
 
 from bench.report import Row, Table, show, show_times
 
-_COLOURS = {"plain": "#8c8c8c", "C": "#4c78a8", "pyfuse3": "#54a24b", "rclone": "#e45756", "b2fs": "#222222"}
+_COLOURS = {
+    "plain": "#8c8c8c",
+    "C": "#4c78a8",
+    "pyfuse3": "#54a24b",
+    "pyfuse3+": "#b279a2",
+    "rclone": "#e45756",
+    "b2fs": "#222222",
+}
 _LEFT, _RIGHT, _WIDTH = 300, 90, 900
 _LINE = 22
 _HEAD = 70
