@@ -114,6 +114,9 @@ def machine() -> str:
     if shutil.which("rclone"):
         told = subprocess.run(["rclone", "version"], capture_output=True, text=True).stdout.split()
         parts.append(f"rclone {told[1]}")
+    commit = subprocess.run(["git", "-C", _HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if commit.returncode == 0:
+        parts.append(f"b2fs at {commit.stdout.strip()}")
     return ", ".join(parts) + "."
 
 
