@@ -109,6 +109,8 @@ _INODE = (
 _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
 _DIRECTORY = f"SELECT d.name, {_INODE_I} FROM dentry d JOIN inode i USING (ino) WHERE d.parent = ?"
 _ROW = "(" + ", ".join("?" * 19) + ")"
+_PAGE_SIZE = 1024
+"""Each commit writes the pages that it touched, whole: a create touches seven, most of them for one row of a hundred bytes."""
 _FULL = 1024 * 1024
 """Fewer free bytes than this explain an I/O error."""
 _PATIENCE_MS = 30_000
@@ -177,6 +179,7 @@ class Journal:
         db = sqlite3.connect(
             self.path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=_PATIENCE_MS / 1000
         )
+        db.execute(f"PRAGMA page_size = {_PAGE_SIZE}")  # of a new journal; one that there is keeps its own
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")  # `sync` does what FULL would do on every commit
         db.execute("PRAGMA wal_autocheckpoint = 0")  # checkpoints wait for the disk: see `checkpoint`

@@ -153,6 +153,19 @@ os.kill(os.getpid(), signal.SIGKILL)
     journal.close()
 
 
+def test_a_create_is_small_in_the_log(journal: Journal) -> None:
+    """Among a thousand others a new file writes a few kilobytes, not pages of 4 KiB for each row and index."""
+    for number in range(1000):
+        if number == 500:
+            before = journal.log_size()
+        name = b"name%d" % number
+        links = [(1, name, 10 + number)]
+        intents = [Intent(f"dir/{name.decode()}", number, 5)]
+        made = [_inode(10 + number, scratch=10 + number), _inode(1, DIR)]
+        journal.commit(Change(inodes=made, links=links, intents=intents))
+    assert (journal.log_size() - before) / 500 < 10_000
+
+
 def test_checkpoint_empties_the_log(journal: Journal) -> None:
     """The log takes no room afterwards; while somebody reads, it stays."""
     journal.commit(WHOLE)
