@@ -97,13 +97,14 @@ class Cache:
     def opened(self, file_id: str, size: int, index: int) -> tuple[int, int] | None:
         """(descriptor, offset of its first byte) for chunk `index` of a version, None if it is not here."""
         name = chunks.whole(file_id)
-        fd = self._open(name, size)
-        if fd >= 0:
-            return fd, 0
         if chunks.is_small(size):
-            return None
-        offset, length = chunks.span(size, index)
-        fd = self._open(chunks.part(file_id, index), length)
+            fd = self._open(name, size)
+            return (fd, 0) if fd >= 0 else None
+        part, (offset, length) = chunks.part(file_id, index), chunks.span(size, index)
+        # It lies here whole if it was written here, in parts if it was fetched: the disk is not asked at each read.
+        if part not in self._files and (fd := self._open(name, size)) >= 0:
+            return fd, 0
+        fd = self._open(part, length)
         return (fd, offset) if fd >= 0 else None
 
     async def need(self, file_id: str, size: int, sha1: str, index: int) -> tuple[int, int]:

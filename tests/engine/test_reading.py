@@ -50,6 +50,25 @@ async def test_single_flight(world: World, autojump_clock: object) -> None:
     assert len(world.bucket.calls("fetch")) == 1
 
 
+async def test_an_open_part_is_read_without_asking_the_disk(world: World, autojump_clock: object) -> None:
+    """Once a part of a fetched file is open, no later read looks for a file of the cache directory."""
+    content = _bytes(CHUNK + 100)
+    world.bucket.put("x", content)
+    async with world.mount() as m:
+        handle = await m.open("x")
+        for offset in (0, CHUNK):
+            await m.engine.files.read(handle, offset, 100)
+        disk, looked = m.engine.volume.disk, []
+        real = disk.open_blob
+        disk.open_blob = lambda name: looked.append(name) or real(name)  # type: ignore[method-assign,func-returns-value]
+        for offset in (7, CHUNK + 7):
+            found = await m.engine.files.read(handle, offset, 10)
+            assert bytes(found) == content[offset : offset + 10]
+        await m.close(handle)
+        disk.open_blob = real  # type: ignore[method-assign]
+    assert looked == []
+
+
 async def test_reader_that_goes_away_takes_nothing_from_the_others(world: World, autojump_clock: object) -> None:
     """The first reader is cancelled while its download is under way; the second gets the content of the same one."""
     world.bucket.put("x", b"content")
