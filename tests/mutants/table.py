@@ -567,7 +567,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "SIGKILL: what was written is adopted",
         _RECOVERY,
-        '            kept["scratch"].add(found.scratch)',
+        '            kept["scratch"].add(going_on.scratch)',
         "            pass",
         ("tests/mount/test_kill.py::test_nothing_acknowledged_is_lost",),
     ),
