@@ -24,6 +24,8 @@ from b2fs.errors import B2fsError
 
 log = logging.getLogger(__name__)
 
+_LOOK_EACH_S = 20e-6
+"""Pause between two looks, for each key that is left: several times what the look costs."""
 _LOOK_S = 0.25
 """How often a drain looks at what is left, at least."""
 
@@ -51,15 +53,16 @@ class Drain:
             volume.schedule.hurry(entry, trio.current_time())
         uploader.hurrying += 1
         try:
-            while not volume.read_only and not all(map(self._is_stuck, self._waiting(path, mark))):
+            while not volume.read_only and not all(map(self._is_stuck, waiting := self._waiting(path, mark))):
                 if report is not None:
                     await report()
-                for entry in self._waiting(path, mark):
+                for entry in waiting:
                     if not entry.error and not entry.waits_for:
                         volume.schedule.hurry(entry, trio.current_time())
                 volume.wake()
                 with trio.move_on_after(_LOOK_S):
                     await uploader.finished.wait()
+                await trio.sleep(len(waiting) * _LOOK_EACH_S)
         finally:
             uploader.hurrying -= 1
         if not volume.read_only:

@@ -8,6 +8,8 @@ import pytest
 import trio
 import trio.testing
 
+from b2fs.adapters.journal import Journal
+from b2fs.core.change import Change
 from b2fs.core.inode import ROOT
 from b2fs.errors import Stale
 from tests.engine.seams import HookSeam
@@ -195,3 +197,27 @@ async def test_eviction_goes_on_where_it_was(
         for path in used:
             await m.read(path)
         assert world.bucket.log == [], "what was used is here still"
+
+
+async def test_start_with_many_dirty_files(
+    world: World, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are taken up by one commit, their sizes as they are on the disk."""
+    async with world.mount(upload=False) as m:
+        for number in range(FOLDERS):
+            await m.write(f"f{number}", b"x" * number)
+    commits: list[Change] = []
+    commit = Journal.commit
+
+    def counted(journal: Journal, change: Change) -> None:
+        commits.append(change)
+        commit(journal, change)
+
+    monkeypatch.setattr(Journal, "commit", counted)
+    async with world.mount(upload=False, listing=False) as m:
+        assert [len(change.inodes) for change in commits] == [FOLDERS - 1], "the row of an empty file is right already"
+        monkeypatch.undo()
+        assert [(await m.node(f"f{number}")).inode.size for number in range(FOLDERS)] == list(range(FOLDERS))
+    async with world.mount() as m:
+        await m.drained()
+        assert len(world.bucket.files()) == FOLDERS
