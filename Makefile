@@ -15,7 +15,7 @@ run: install ## mount a sample bucket at ./static/data (B2_ENABLED=true and your
 
 .PHONY: test
 test: install-test ## run all tests, real mounts included
-	@$(BIN)/pytest -n 2 --dist loadfile
+	@$(BIN)/pytest -n 3 --dist loadfile
 
 .PHONY: stream
 stream: install-test ## 10 GiB in and out through limits of 256 MiB, watched from outside (minutes)

@@ -187,8 +187,11 @@ class Journal:
         return db
 
     def close(self) -> None:
-        """Checkpoint and close; blocks for the disk."""
+        """Checkpoint and close; blocks for the disk. A second call does nothing."""
+        if self._wal < 0:
+            return
         os.close(self._wal)
+        self._wal = -1
         self._reader.close()
         with suppress(sqlite3.DatabaseError):  # a full disk: then the log stays, and the next start reads it
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

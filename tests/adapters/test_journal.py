@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -481,7 +482,8 @@ def test_totals_of_the_blobs(journal: Journal, path: str) -> None:
     with pytest.raises(ReadOnly):
         journal.commit(Change(blobs=[Blob("d", 5, 1)], damaged=[Damage("x", "y", None, 1)]))  # type: ignore[arg-type]
     journal.close()
-    assert Journal(path).blob_totals() == (31, 2)
+    with closing(Journal(path)) as again:
+        assert again.blob_totals() == (31, 2)
 
 
 def test_directories_become_complete_by_and_by(journal: Journal) -> None:

@@ -517,7 +517,7 @@ def test_full_disk_for_a_long_time(new_host: NewHost, devbucket: DevBucket, smal
 @pytest.mark.parametrize("offset", [0, 3, 5])
 def test_failed_write_harms_nothing(new_host: NewHost, devbucket: DevBucket, small_disk: Path, offset: int) -> None:
     """A write that the disk has no room for leaves the bytes that were there before it, and the size."""
-    host = new_host(state_dir=str(small_disk / "state"), quiet_period=LONG)
+    host = new_host(state_dir=str(small_disk / "state"), quiet_period=LONG, dirty_wait="2s")
     host.start_listed()
     write(host.path)
     descriptor = os.open(host.path / "a.txt", os.O_RDWR)
