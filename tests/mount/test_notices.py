@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from b2fs.core.inode import ROOT
+from b2fs.frontends.fuse import FuseMount, FuseOperations
 from tests.devbucket_fixture import DevBucket
+from tests.engine.world import World
 from tests.mount import hosts
 from tests.mount.hosts import NewHost
 from tests.mount.support import until
@@ -45,6 +48,26 @@ def test_names_in_use_while_the_bucket_is_listed(new_host: NewHost, devbucket: D
     with opened(paths) as called:
         until(lambda: host.status()["listing"]["complete"])
         assert called() == [str(path) for path in paths]
+
+
+async def test_new_names_that_nobody_asked_for(tmp_path: Path, autojump_clock: object) -> None:
+    """A new name is told only where the kernel was told that some name is absent. Without a kernel: the listing is too
+    quick for a program to come between it and a notice.
+    """
+    world = World(tmp_path)
+    async with world.mount() as m:
+        mount = FuseMount(m.engine, "nowhere")
+        m.volume.on_change = mount._changed
+        told = mount._receive.statistics
+        world.bucket.put("first", b"1")
+        await m.refresh()
+        assert await m.exists("first")
+        assert told().current_buffer_used == 0
+        absent = await FuseOperations(m.engine).lookup(ROOT, b"second", None)
+        assert absent.st_ino == 0
+        world.bucket.put("second", b"2")
+        await m.refresh()
+        assert told().current_buffer_used == 1
 
 
 @pytest.mark.slow

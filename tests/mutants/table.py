@@ -619,7 +619,7 @@ ROWS: tuple[Row, ...] = (
         _FUSE,
         "        if changed.is_new and node is not None and not node.denied:",
         "        if False:",
-        ("tests/mount/test_notices.py::test_names_in_use_while_the_bucket_is_listed",),
+        ("tests/mount/test_notices.py::test_new_names_that_nobody_asked_for",),
     ),
     Row(
         "notices: none about a directory that the kernel has looked up",
