@@ -37,7 +37,7 @@ programs: install-test ## git, SQLite, rsync, fio, … on a mount, the long form
 	@PROGRAMS_TIME=$(TIME) $(BIN)/pytest tests/programs
 
 .PHONY: bench
-bench: install-bench ## b2fs beside its peers: tables, bench/results.json and a chart (ARGS=--quick: three minutes; ARGS=--help)
+bench: install-bench ## b2fs beside its peers: tables, bench/results.json and a chart (ARGS=--quick: less of it; ARGS=--help)
 	@$(BIN)/python -m bench $(ARGS)
 
 EXAMPLES ?= 2000

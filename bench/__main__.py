@@ -40,7 +40,7 @@ _QUICK_SLOW_ROUNDS = 1
 
 def arguments(given: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench ARGS=…", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of everything: under three minutes")
+    parser.add_argument("--quick", action="store_true", help="less of everything")
     parser.add_argument("--only", default="", metavar="WORDS", help=f"these tables: {','.join(TABLES)}")
     parser.add_argument(
         "--rounds",

@@ -1,4 +1,4 @@
-"""One picture of many rows: each peer's time as a multiple of b2fs's, on a logarithmic axis. SVG, no libraries."""
+"""One picture of many rows: what each peer takes as a multiple of what b2fs takes, on a logarithmic axis. SVG, no libraries."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def chart(tables: Sequence[Table]) -> str:
         ' font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
         f'<text x="{_WIDTH / 2}" y="18" text-anchor="middle" font-weight="bold">'
-        "time as a multiple of b2fs (right: slower than b2fs)</text>",
+        "time, or requests and bytes, as a multiple of what b2fs takes (right: b2fs takes less)</text>",
     ]
     shown = {peer for table, rows in groups for row in rows for peer in _others(table, row)}
     for number, (peer, colour) in enumerate((p, c) for p, c in _COLOURS.items() if p in shown):
@@ -58,7 +58,7 @@ def chart(tables: Sequence[Table]) -> str:
             parts.append(f'<text x="20" y="{y}">{escape(row.name)}</text>')
             for peer in _others(table, row):
                 times = row.times(peer, "b2fs")
-                told = f"{row.name}: {peer} takes {show_times(times)} the time of b2fs"
+                told = f"{row.name}: {peer} takes {show_times(times)} what b2fs takes"
                 parts.append(
                     f'<circle cx="{x(times)}" cy="{y - 4}" r="5" fill="{_COLOURS[peer]}" fill-opacity="0.85">'
                     f"<title>{escape(told)}</title></circle>"
