@@ -27,6 +27,7 @@ from b2fs.engine.content import Content
 from b2fs.engine.drain import Drain
 from b2fs.engine.filesystem import FileSystem
 from b2fs.engine.listing import Listing
+from b2fs.engine.merging import Merging
 from b2fs.engine.prefetch import Prefetch
 from b2fs.engine.recovery import Recovery
 from b2fs.engine.seam import Seam
@@ -104,12 +105,13 @@ class Engine:
         self.volume = volume
         self.cache = Cache(volume, nursery)
         self.content = Content(volume, self.cache)
-        self.listing = Listing(volume)
+        merging = Merging(volume)
+        self.listing = Listing(volume, merging)
         self.recovery = Recovery(volume)
         self.uploader = Uploader(volume, self.cache, self.content, self.recovery)
         self.draining = Drain(volume, self.content, self.uploader)
         self.prefetch = Prefetch(volume, self.cache)
-        self.listing.on_news = self.prefetch.news
+        merging.on_news = self.prefetch.news
         self.files = FileSystem(volume, self.cache, self.content, self.listing, self.draining, self.prefetch)
         self.online = False
         self.connect_error = ""

@@ -320,6 +320,13 @@ class Volume:
             return child.inode if child is not None else None
         return self.journal.entry(parent, name)
 
+    def row(self, ino: int) -> Inode:
+        """The row of an inode that has a name, whether it is in memory or not."""
+        node = self.tree.nodes.get(ino)
+        row = node.inode if node is not None else self.journal.inode(ino)
+        assert row is not None, f"inode {ino} has a name but no row"
+        return row
+
     def shrink(self) -> None:
         """Drop from memory what nobody uses, if there is too much of it."""
         if len(self.tree.nodes) > self.settings.names_in_memory:

@@ -32,7 +32,7 @@ _WRITEBACK = "b2fs/core/writeback.py"
 _RECOVERY = "b2fs/engine/recovery.py"
 _DISK = "b2fs/adapters/disk.py"
 _DAEMON = "b2fs/daemon.py"
-_LISTING = "b2fs/engine/listing.py"
+_MERGING = "b2fs/engine/merging.py"
 _RETRY = "b2fs/engine/retry.py"
 _CLIENT = "b2fs/adapters/b2/client.py"
 _LARGE = "b2fs/adapters/b2/large.py"
@@ -544,7 +544,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "faults: a stale listing hides nothing that an earlier run brought to B2",
-        _LISTING,
+        _MERGING,
         "        if young or row.generation >= volume.start_generation:",
         "        if row.generation >= volume.start_generation:",
         ("tests/mount/test_faults.py::test_stale_listing_after_a_restart_hides_nothing",),
@@ -659,7 +659,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "xattr: a directory's come with its marker",
-        "b2fs/engine/listing.py",
+        "b2fs/engine/merging.py",
         "ctime_ns=described.ctime_ns, xattrs=described.xattrs,",
         "ctime_ns=described.ctime_ns,",
         ("tests/engine/test_xattrs.py::test_attributes_reach_another_host",),
@@ -708,21 +708,21 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "link: the same when another host removed the name",
-        "b2fs/engine/listing.py",
+        "b2fs/engine/merging.py",
         "self._volume.other_home(old, key) or old.file_id",
         "old.file_id",
         ("tests/engine/test_links.py::test_another_host_removes_a_name",),
     ),
     Row(
         "link: a name goes whose version is not the file's home",
-        "b2fs/engine/listing.py",
+        "b2fs/engine/merging.py",
         'inode.file_id == row.file_id or inode.link != ""',
         "inode.file_id == row.file_id",
         ("tests/engine/test_links.py::test_another_host_removes_a_name",),
     ),
     Row(
         "link: objects with one id are one file",
-        "b2fs/engine/listing.py",
+        "b2fs/engine/merging.py",
         "            if not has_body or (inode.size, inode.sha1)",
         "            if not has_body and (inode.size, inode.sha1)",
         ("tests/engine/test_links.py::test_second_name",),
@@ -736,7 +736,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "link: the front end hears of it",
-        "b2fs/engine/listing.py",
+        "b2fs/engine/merging.py",
         "                self._volume.on_change(Changed(inode.ino, None))",
         "                pass",
         ("tests/engine/test_links.py::test_another_host_removes_a_name",),
@@ -771,14 +771,14 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "link: symlinks that point elsewhere are two",
-        _LISTING,
+        _MERGING,
         "has_body = inode.is_file or inode.is_link",
         "has_body = inode.is_file",
         ("tests/engine/test_links_elsewhere.py::test_symlinks_of_one_id_that_point_elsewhere",),
     ),
     Row(
         "a name that was given while the listing waited stays",
-        _LISTING,
+        _MERGING,
         "if volume.schedule.covers(key) or (old is not None and self._is_written(old.ino)):",
         "if old is not None and self._is_written(old.ino):",
         ("tests/engine/test_loading.py::test_name_that_is_given",),
