@@ -18,7 +18,6 @@ from collections.abc import Iterable
 import trio
 from msgspec.structs import replace
 
-from b2fs.core import names
 from b2fs.core.bucket import Page
 from b2fs.core.change import Change
 from b2fs.core.tree import Node
@@ -26,23 +25,21 @@ from b2fs.engine import retry
 from b2fs.engine.merging import TOMBSTONE_MS, Merging
 from b2fs.engine.tasks import together
 from b2fs.engine.volume import Volume
-from b2fs.errors import B2fsError, BucketError, NotDirectory
+from b2fs.errors import B2fsError, BucketError
 
 log = logging.getLogger(__name__)
 
 _PAGE = 1000
 """Names per request: B2 bills a listing per thousand, and a longer answer takes long to parse."""
-_SLICE = 50
-"""Folders that are looked up between two looks at other work."""
 _DIRECTORIES = 500
 """Directories that become complete between two looks at other work: about 2 ms."""
 _PAGES_PER_REFRESH_INTERVAL = 20
 """A bucket of more pages is listed less often, so that refreshing costs no more than 20 class C
 transactions per interval (at the default of 10 minutes: what B2 gives for free)."""
 _PATIENCE_S = 0.3
-"""How long somebody who looks into a directory waits for the listing of the whole bucket to pass it, before
-that directory is listed by itself: for small buckets the one listing is there sooner, and costs less; who walks through
-a larger one needs its upper directories by themselves, and finds the one listing below them."""
+"""How long somebody who looks into a directory waits for the listing of the whole bucket to pass it, before that directory
+is listed by itself: for small directories the one listing is there sooner, and costs less. One that has more than a page is
+listed by itself at once: who walks through a large bucket needs its upper directories, and finds the one listing below them."""
 
 
 class Listing:
@@ -60,6 +57,8 @@ class Listing:
         """`Volume.forgotten` when the running listing began."""
         self._cursor: str | None = ""
         """Up to where the running listing has come; None: to the end."""
+        self._came_from: str | None = None
+        """Where its last merged page began; None: there was none yet."""
         self._progress = trio.Event()
         """Set when `_cursor` moved or the listing ended; replaced by who sets it."""
 
@@ -74,7 +73,7 @@ class Listing:
         """Have all names of a directory. Unavailable if B2 does not give them in time."""
         await self._volume.load(node)
         with trio.move_on_after(_PATIENCE_S):
-            while self.running and not node.inode.complete:
+            while self.running and not node.inode.complete and not self._is_inside(node):
                 if self._has_passed(node):
                     self._volume.commit(Change(inodes=[replace(node.inode, complete=True)]))
                     return
@@ -97,13 +96,23 @@ class Listing:
             return False
         if self._cursor is None:
             return True
-        prefix = self._volume.tree.path(node) + "/"
-        return prefix != "/" and self._cursor > prefix and not self._cursor.startswith(prefix)
+        prefix = self._prefix(node)
+        return prefix != "" and self._cursor > prefix and not self._cursor.startswith(prefix)
+
+    def _is_inside(self, node: Node) -> bool:
+        """Whether the running listing went through a whole page and has not left a directory: it may take any number more."""
+        if self._came_from is None or self._cursor is None:
+            return False
+        prefix = self._prefix(node)
+        return self._came_from.startswith(prefix) and self._cursor.startswith(prefix)
+
+    def _prefix(self, node: Node) -> str:
+        path = self._volume.tree.path(node)
+        return path + "/" if path else ""
 
     async def _list_directory(self, node: Node) -> None:
         volume = self._volume
-        path = volume.tree.path(node)
-        prefix = path + "/" if path else ""
+        prefix = self._prefix(node)
         start: str | None = ""
         forgotten = volume.forgotten
         while start is not None and not node.inode.complete:
@@ -111,12 +120,12 @@ class Listing:
             page = await retry.until(
                 volume.settings.read_deadline_s,
                 lambda at=at: volume.bucket.list_page(prefix, at, "/", _PAGE),  # type: ignore[misc]
-                f"the listing of {path or 'the bucket'!r}",
+                f"the listing of {prefix or 'the bucket'!r}",
             )
             known = await volume.seam.thread(volume.journal.objects, prefix, start, page.next_key)
             direct = {key: row for key, row in known.items() if "/" not in key[len(prefix) :]}
             await self._merging.merge(page, direct, began)
-            await self._folders(page.folders)
+            await self._merging.folders(page.folders)
             start = page.next_key
         if node.linked and not node.inode.complete and forgotten == volume.forgotten:
             volume.commit(Change(inodes=[replace(node.inode, complete=True)]))
@@ -128,25 +137,6 @@ class Listing:
             child = self._volume.tree.nodes.get(ino)
             if child is not None and child.inode.is_dir:
                 await self.need_below(child)
-
-    async def _folders(self, folders: list[str]) -> None:
-        """Common prefixes of a listing. One below which we know objects is no news: the directory is here, or it was
-        removed here and the bucket has not followed yet.
-        """
-        volume = self._volume
-        for number in range(0, len(folders), _SLICE):
-            few = folders[number : number + _SLICE]
-            known = await volume.seam.thread(lambda few=few: [volume.journal.knows_below(each) for each in few])  # type: ignore[misc]
-            for folder in (folder for folder, is_known in zip(few, known, strict=True) if not is_known):
-                if names.unusable(folder) is not None:
-                    self._merging.ignore(
-                        folder, "its name cannot be a directory's; rename its objects with another B2 tool"
-                    )
-                    continue
-                try:
-                    await self._merging.directory(folder.removesuffix("/"))
-                except NotDirectory:
-                    self._merging.ignore(folder, "a file has the name of this directory; rename one of the two")
 
     # ------------------------------------------------------------ the whole bucket
 
@@ -181,7 +171,7 @@ class Listing:
         """Merge one listing of the whole bucket; how many pages it had. BucketError: tried, and not done."""
         volume = self._volume
         self.running, self.objects = True, 0
-        self._cursor, self._forgotten = "", volume.forgotten
+        self._cursor, self._came_from, self._forgotten = "", None, volume.forgotten
         pages, start = 0, ""
         try:
             self._merging.ignored_now.clear()
@@ -217,7 +207,7 @@ class Listing:
     async def _merge_page(self, start: str, page: Page, began: int) -> None:
         known = await self._volume.seam.thread(self._volume.journal.objects, "", start, page.next_key)
         await self._merging.merge(page, known, began)
-        self._cursor = page.next_key
+        self._cursor, self._came_from = page.next_key, start
         self._progress.set()
         self._progress = trio.Event()
 

@@ -11,7 +11,7 @@ Rules
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import trio
 from msgspec.structs import replace
@@ -63,15 +63,35 @@ class Merging:
 
     def _newcomers(self, versions: list[Version]) -> int:
         """Take in what is simply new from the front of `versions` by one commit; how many."""
-        batch = _Batch(self._volume, versions)
+        batch = _Batch(self._volume, self._volume.journal.keys_between(versions[0].key, versions[-1].key))
         count = 0
         while count < len(versions) and batch.take(versions[count]):
             count += 1
-        if count:
-            self._volume.commit(batch.change())
-        for changed in batch.told:
-            self._volume.on_change(changed)
+        batch.commit()
         return count
+
+    async def folders(self, folders: list[str]) -> None:
+        """Have the common prefixes of a listing. One below which we know objects is no news: the directory is here, or it
+        was removed here and the bucket has not followed yet.
+        """
+        journal = self._volume.journal
+        for number in range(0, len(folders), _SLICE):
+            few = folders[number : number + _SLICE]
+            known = await self._volume.seam.thread(lambda few=few: {each for each in few if journal.knows_below(each)})  # type: ignore[misc]
+            batch = _Batch(self._volume)
+            rest = [folder for folder in few if folder not in known and not batch.folder(folder)]
+            batch.commit()
+            for folder in rest:
+                await self._folder(folder)
+
+    async def _folder(self, folder: str) -> None:
+        if names.unusable(folder) is not None:
+            self.ignore(folder, "its name cannot be a directory's; rename its objects with another B2 tool")
+            return
+        try:
+            await self.directory(folder.removesuffix("/"))
+        except NotDirectory:
+            self.ignore(folder, "a file has the name of this directory; rename one of the two")
 
     async def _changed(self, version: Version) -> None:
         """An object is new to us, or newer than what we know."""
@@ -312,15 +332,16 @@ class Merging:
 
 
 class _Batch:
-    """Objects of one slice, planned as one change: files whose names nobody has, the directories above them, their markers.
+    """What one slice of a listing brings, planned as one change: files whose names nobody has, the directories above them,
+    their markers. Whatever is not as simple as that is not taken. Nothing suspends between its making and `commit`.
 
-    Whatever is not as simple as that is not taken. Nothing suspends from the first `take` until the commit.
+    `known`: keys of which we have a row.
     """
 
-    def __init__(self, volume: Volume, versions: list[Version]) -> None:
+    def __init__(self, volume: Volume, known: Set[str] = frozenset()) -> None:
         self._volume = volume
         self._mine = volume.mount_id + "."
-        self._known = volume.journal.keys_between(versions[0].key, versions[-1].key)
+        self._known = known
         self._files: list[Inode] = []
         self._links: list[tuple[int, bytes, int]] = []
         self._objects: list[ObjectRow] = []
@@ -331,11 +352,15 @@ class _Batch:
         self._empty: dict[int, bool] = {}
         """Whether a directory had no names before."""
         self._names: set[tuple[int, bytes]] = set()
-        self.told: list[Changed] = []
+        self._told: list[Changed] = []
         """What the front end is to hear after the commit."""
 
-    def change(self) -> Change:
-        return Change(inodes=[*self._rows.values(), *self._files], links=self._links, objects=self._objects)
+    def commit(self) -> None:
+        if self._objects or self._links:
+            inodes = [*self._rows.values(), *self._files]
+            self._volume.commit(Change(inodes=inodes, links=self._links, objects=self._objects))
+        for changed in self._told:
+            self._volume.on_change(changed)
 
     def take(self, version: Version) -> bool:
         """False: it is not simply new, and nothing of it is in the change."""
@@ -353,6 +378,10 @@ class _Batch:
             self._objects.append(_object_row(version, described, volume.journal.next_number()))
         return is_taken
 
+    def folder(self, folder: str) -> bool:
+        """Have a common prefix. False: something is in its way."""
+        return names.unusable(folder) is None and self._directory(folder.removesuffix("/")) is not None
+
     def _file(self, key: str, described: Inode) -> bool:
         directory, text = names.split(key)
         parent, name = self._directory(directory), text.encode()
@@ -369,7 +398,7 @@ class _Batch:
         old = self._row(ino)
         self._rows[ino] = _marked(old, described)
         if attributes(self._rows[ino]) != attributes(old):
-            self.told.append(Changed(ino, None))
+            self._told.append(Changed(ino, None))
         return True
 
     def _directory(self, path: str) -> int | None:
@@ -393,13 +422,13 @@ class _Batch:
         self._rows[made.ino] = made
         self._empty[made.ino] = True
         self._link(parent, name, made.ino)
-        self.told.append(Changed(parent, None))
+        self._told.append(Changed(parent, None))
         return made.ino
 
     def _link(self, parent: int, name: bytes, ino: int) -> None:
         self._names.add((parent, name))
         self._links.append((parent, name, ino))
-        self.told.append(Changed(parent, name, is_new=True))
+        self._told.append(Changed(parent, name, is_new=True))
 
     def _entry(self, parent: int, name: bytes) -> Inode | None:
         """What had the name before."""
