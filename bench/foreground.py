@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from tests.devbucket_fixture import DevBucket
 _BANDWIDTH = 4_000_000
 _LATENCY_S = 0.05
 _UPLOADS = 16
-_FILES = 1000
+_READERS = 16
+"""Of those that bring the small files here first."""
 _BLOCK = 4096
 _LEAST_RUNNING = 8
 """Requests that the bucket answers at the same time, for the background to count as working."""
@@ -39,7 +41,8 @@ def measure(session: Session) -> list[Table]:
         intro=f"Cached files of 4 KiB, µs an operation. Busy: {_UPLOADS} uploads and a large download on the peer's mount, "
         f"{_BANDWIDTH / 1e6:g} MB/s each; the pass-through beside b2fs's.",
     )  # fmt: skip
-    seeds = [*flat("small", _FILES, _BLOCK), Seed("large", session.sized(1 << 30, 256 << 20))]
+    files = session.sized(1000, 300)
+    seeds = [*flat("small", files, _BLOCK), Seed("large", session.sized(1 << 30, 256 << 20))]
     size = session.sized(64 << 20, 16 << 20)
 
     def fill(root: Path) -> None:
@@ -64,14 +67,14 @@ def measure(session: Session) -> list[Table]:
         except Absent as absent:
             table.notes.append(f"absent: {absent}")
             continue
-        for number in range(_FILES):
-            _read_file(f"{peer.path}/small/f{number:06}")
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(_read_file, _paths(peer, files)))
         peers[peer.name] = peer
     quiet: dict[str, _Sample] = {name: {} for name in peers}
     busy: dict[str, _Sample] = {name: {} for name in peers}
     for _ in range(session.rounds):
         for name, peer in peers.items():
-            _batch(peer, quiet[name])
+            _batch(peer, files, quiet[name])
     floor = peers.pop("pyfuse3", None)
     for name, peer in peers.items():
         for number in range(session.rounds):
@@ -79,9 +82,9 @@ def measure(session: Session) -> list[Table]:
             with _background(peer, server, size, number) as works:
                 until_s = time.monotonic() + session.sized(10, 2)
                 while works() and time.monotonic() < until_s:
-                    _batch(peer, busy[name])
+                    _batch(peer, files, busy[name])
                     if floor is not None and name == "b2fs":
-                        _batch(floor, busy["pyfuse3"])
+                        _batch(floor, files, busy["pyfuse3"])
         if not busy[name]:
             table.notes.append(f"{name}: the background was never at work")
     for what in ("stat", "open+read+close"):
@@ -98,12 +101,11 @@ def measure(session: Session) -> list[Table]:
     return [table]
 
 
-def _batch(peer: Mounted, found: _Sample) -> None:
+def _batch(peer: Mounted, files: int, found: _Sample) -> None:
     """Each file once: its stat, which the kernel does not know, then open, read, close."""
     peer.forget_kernel()
     stats, reads = found.setdefault("stat", []), found.setdefault("open+read+close", [])
-    for number in range(_FILES):
-        path = f"{peer.path}/small/f{number:06}"
+    for path in _paths(peer, files):
         start = time.perf_counter()
         os.stat(path)
         middle = time.perf_counter()
@@ -111,6 +113,10 @@ def _batch(peer: Mounted, found: _Sample) -> None:
         end = time.perf_counter()
         stats.append((middle - start) * 1e6)
         reads.append((end - middle) * 1e6)
+
+
+def _paths(peer: Mounted, files: int) -> list[str]:
+    return [f"{peer.path}/small/f{number:06}" for number in range(files)]
 
 
 @contextmanager

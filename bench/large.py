@@ -43,7 +43,7 @@ _PACE_S = 0.05
 class Large:
     def __init__(self, session: Session) -> None:
         self.rounds = session.slow_rounds
-        self.big = Seed("big", session.sized(1 << 30, 128 << 20))
+        self.big = Seed("big", session.sized(1 << 30, 64 << 20))
         self.huge = Seed("huge", session.sized(5 << 30, 640 << 20))
         self.small = session.sized(1000, 200)
         self.paced = session.sized(100, 20)

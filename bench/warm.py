@@ -208,10 +208,10 @@ class Warm:
 
 def measure(session: Session) -> list[Table]:
     warm = Warm(
-        small=session.sized(1000, 500),
-        many=10_000,
-        large=session.sized(256 << 20, 64 << 20),
-        written=session.sized(32 << 20, 8 << 20),
+        small=session.sized(1000, 200),
+        many=session.sized(10_000, 2_000),
+        large=session.sized(256 << 20, 32 << 20),
+        written=session.sized(32 << 20, 4 << 20),
     )
     table = Table(
         "warm", "Warm, nothing remote", ["plain", "C", "pyfuse3", "pyfuse3+", "b2fs", "rclone"], ratios=_RATIOS,
