@@ -388,8 +388,10 @@ class Journal:
         query = f"SELECT name FROM dentry WHERE parent = ? AND name {order} LIMIT ?"
         return [row[0] for row in self._db.execute(query, (parent, name, limit))]
 
-    def has_entries(self, ino: int) -> bool:
-        return self._db.execute("SELECT 1 FROM dentry WHERE parent = ? LIMIT 1", (ino,)).fetchone() is not None
+    def names_from(self, parent: int, name: bytes, limit: int) -> list[bytes]:
+        """The names of a directory that are not before `name`, in their order, at most so many."""
+        query = "SELECT name FROM dentry WHERE parent = ? AND name >= ? ORDER BY name LIMIT ?"
+        return [row[0] for row in self._db.execute(query, (parent, name, limit))]
 
     def dirty_inodes(self) -> list[Inode]:
         """Files whose content is not in B2."""

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _SLICE = 50
 """Objects merged between two looks at other work: about 2 ms."""
+_AHEAD = 2 * _SLICE
+"""Names of a directory that are read at once, to see that what is new has none of them."""
 TOMBSTONE_MS = 24 * 3600 * 1000
 """How long we remember that we hid a key; no listing is staler than that. So a younger object that it lacks may
 be one that it does not show yet, made by us before the last restart: it is asked for by name."""
@@ -349,8 +351,8 @@ class _Batch:
         """Directories that are made or changed, as they will be."""
         self._paths: dict[str, int | None] = {}
         """Directories that were looked for; None: not to be had here."""
-        self._empty: dict[int, bool] = {}
-        """Whether a directory had no names before."""
+        self._ahead: dict[int, tuple[bytes, frozenset[bytes], bytes | None]] = {}
+        """Names that directories had before: all from the first given to the last (None: to the end)."""
         self._names: set[tuple[int, bytes]] = set()
         self._told: list[Changed] = []
         """What the front end is to hear after the commit."""
@@ -420,7 +422,7 @@ class _Batch:
         made, above = _new_directory(self._volume), self._row(parent)
         self._rows[parent] = replace(above, nlink=above.nlink + 1)
         self._rows[made.ino] = made
-        self._empty[made.ino] = True
+        self._ahead[made.ino] = (b"", frozenset(), None)
         self._link(parent, name, made.ino)
         self._told.append(Changed(parent, None))
         return made.ino
@@ -431,10 +433,19 @@ class _Batch:
         self._told.append(Changed(parent, name, is_new=True))
 
     def _entry(self, parent: int, name: bytes) -> Inode | None:
-        """What had the name before."""
-        if parent not in self._empty:
-            self._empty[parent] = not self._volume.journal.has_entries(parent)
-        return None if self._empty[parent] else self._volume.entry(parent, name)
+        """What had the name before. Of a directory that is not in memory the names are read some at a time: mostly they are
+        others, and keys come in their order.
+        """
+        node = self._volume.tree.nodes.get(parent)
+        if node is None or node.children is None:
+            first, some, end = self._ahead.get(parent, (name, frozenset(), b""))
+            if name < first or (end is not None and name > end):
+                found = self._volume.journal.names_from(parent, name, _AHEAD)
+                some, end = frozenset(found), found[-1] if len(found) == _AHEAD else None
+                self._ahead[parent] = name, some, end
+            if name not in some:
+                return None
+        return self._volume.entry(parent, name)
 
     def _row(self, ino: int) -> Inode:
         return self._rows[ino] if ino in self._rows else self._volume.row(ino)

@@ -503,3 +503,61 @@ async def test_page_that_fails_while_the_one_before_is_merged(world: World, auto
         await m.refresh()
         assert len(journal.subtree(ROOT)) == 1501
         assert len(journal.objects("", "", None)) == 1500
+
+
+async def test_new_names_around_what_is_here(world: World, autojump_clock: object) -> None:
+    """Names of a directory that is not in memory are read some at a time, in an order that is not the keys': 'dir.txt' comes
+    before 'dir/x'. Nothing that is here is made a second time, and what is only here stays.
+    """
+    for number in range(250):  # more than are read at once
+        world.bucket.put(f"dir/{number:03}", b"old")
+    world.bucket.put("zone/old", b"old")
+    async with world.mount() as m:
+        await m.tree()
+        await m.write("dir/0005", b"ours")
+        await m.drained()
+        await m.write("dir/0015", b"not there yet")
+    world.bucket.put("dir.txt", b"new")
+    for number in range(2, 250):
+        world.bucket.put(f"dir/{number:03}5", b"new")
+    world.bucket.put("zone.d/new", b"new")
+    world.bucket.put("zone/new", b"new")
+    async with world.mount(listing=False) as m:
+        before = m.engine.volume.journal.entry(ROOT, b"dir")
+        await m.refresh()
+        after = m.engine.volume.journal.entry(ROOT, b"dir")
+        assert before is not None and after is not None and before.ino == after.ino
+        tree = await m.tree()
+        expected = {f"dir/{number:03}": b"old" for number in range(250)}
+        expected |= {f"dir/{number:03}5": b"new" for number in range(2, 250)} | {
+            "dir/0005": b"ours",
+            "dir/0015": b"not there yet",
+        }
+        expected |= {"dir/0005": b"ours", "dir/0015": b"not there yet", "dir.txt": b"new"}
+        expected |= {"zone.d/new": b"new", "zone/new": b"new", "zone/old": b"old"}
+        assert {
+            path: entry.content for path, entry in tree.items() if not path.endswith(("dir", "zone", "zone.d"))
+        } == expected
+
+
+async def test_slice_with_directories_markers_and_what_is_in_the_way(world: World, autojump_clock: object) -> None:
+    """One slice brings directories of directories, their markers, and a file with the name of one of them: each is as if it
+    had come alone.
+    """
+    async with world.mount("other") as m:
+        await m.mkdir("a", 0o700)
+        await m.mkdir("a/b", 0o711)
+        await m.write("a/b/file", b"x", 0o600)
+        await m.mkdir("empty", 0o750)
+        expected = await m.tree()
+        await m.drained()
+    world.bucket.put("clash", b"a file")
+    world.bucket.put("clash/below", b"x")
+    async with world.mount() as m:
+        tree = await m.tree()
+        assert tree.pop("clash/below").content == b"x"
+        assert tree.pop("clash").content == b""
+        assert tree == expected
+        assert dict(m.engine.listing.ignored()).keys() == {"clash"}
+        assert (await m.node("a")).inode.nlink == 3
+        assert (await m.node("")).inode.nlink == 5
