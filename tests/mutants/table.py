@@ -121,6 +121,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/engine/test_prefetch.py::test_what_is_unread_fills_a_quarter_of_the_cache",),
     ),
     Row(
+        "prefetch: what had no room is looked for again",
+        _PREFETCH,
+        "self._left_out |= queue is self._named",
+        "pass",
+        ("tests/engine/test_prefetch.py::test_what_had_no_room_is_looked_for_again",),
+    ),
+    Row(
         "prefetch: it evicts nothing that was read",
         _PREFETCH,
         " or index.short(size) > index.cold_bytes:",
