@@ -246,9 +246,12 @@ class Cache:
         """A blob came into the cache directory (by a fetch, or as confirmed staged content)."""
         if not self.index.is_hot(name) and (old := self._volume.journal.blob(name)) is not None:
             self.index.forget_cold(old.size)
-        kept = self.is_pinned(name)
-        self.index.add(name, size, kept=kept)
-        self._note(Change(blobs=[Blob(name, size, KEPT_S if kept else int(time.time()))]))
+        self.index.add(name, size, kept=self.is_pinned(name))
+        self._note(Change(blobs=[self._row(name, size)]))
+
+    def _row(self, name: str, size: int) -> Blob:
+        """The row of a blob that came or was used just now."""
+        return Blob(name, size, KEPT_S if self.index.is_kept(name) else int(time.time()))
 
     def keep(self, stem: str) -> None:
         """A version is pinned from now on: what lies here of it stays."""
@@ -257,7 +260,7 @@ class Cache:
             self.index.keep(blob.name, blob.size)
             self._no_longer_unread(blob.name)
             if blob.used_s != KEPT_S:
-                change.blobs.append(Blob(blob.name, blob.size, KEPT_S))
+                change.blobs.append(self._row(blob.name, blob.size))
         if change.blobs:
             self._note(change)
 
@@ -269,9 +272,8 @@ class Cache:
         """What the journal calls pinned is so no more."""
         for blob in blobs:
             self.index.unkeep(blob.name)
-        now = int(time.time())
         if blobs:
-            self._note(Change(blobs=[Blob(blob.name, blob.size, now) for blob in blobs]))
+            self._note(Change(blobs=[self._row(blob.name, blob.size) for blob in blobs]))
 
     def adopt(self, name: str, size: int) -> None:
         """A staged file became a blob: room for it is made afterwards."""

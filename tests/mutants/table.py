@@ -152,7 +152,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "pin: what comes is in no order of eviction",
         _CACHE,
-        "self.index.add(name, size, kept=kept)",
+        "self.index.add(name, size, kept=self.is_pinned(name))",
         "self.index.add(name, size)",
         ("tests/engine/test_pins.py::test_pinned_files_are_fetched_and_stay",),
     ),
