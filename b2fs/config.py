@@ -261,6 +261,11 @@ class Config:
     prefetch: Patterns = _setting(  # noqa: RUF009  # it is a field(), not a value
         PATTERNS, Patterns(), "files of up to 1 MiB that are fetched as soon as the bucket is listed: `*.json`"
     )
+    pin: Patterns = _setting(  # noqa: RUF009  # it is a field(), not a value
+        PATTERNS,
+        Patterns(),
+        "files that are fetched as soon as they are known and stay in the cache, up to half of it: `*.json`",
+    )
     uid: int | None = _setting(OWNER, None, "owner of objects that name none", computed="the daemon's own")
     gid: int | None = _setting(OWNER, None, "group of objects that name none", computed="the daemon's own")
     file_mode: int = _setting(MODE, 0o644, "mode of objects that name none")

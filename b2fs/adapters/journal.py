@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from b2fs.core import names
-from b2fs.core.change import Blob, Change, Damage, Intent, ObjectRow
+from b2fs.core.change import KEPT_S, Blob, Change, Damage, Intent, ObjectRow
 from b2fs.core.inode import Inode
 from b2fs.errors import NoSpace, ReadOnly, StateError
 
@@ -529,10 +529,23 @@ class Journal:
         row = self._db.execute("SELECT size, count FROM cached").fetchone()
         return row[0], row[1]
 
-    def coldest_blobs(self, limit: int, after: tuple[int, str]) -> list[Blob]:
-        """Blobs by the time of their last use, those behind (used_s, name) `after`."""
-        query = "SELECT name, size, used_s FROM blob WHERE (used_s, name) > (?, ?) ORDER BY used_s, name LIMIT ?"
-        return [Blob(*row) for row in self._db.execute(query, (*after, limit))]
+    def coldest_blobs(self, limit: int, after: tuple[int, int, str]) -> list[Blob]:
+        """Blobs by the time of their last use, as the index has them: those behind (used_s, size, name) `after`; not what is
+        pinned.
+        """
+        query = (
+            "SELECT name, size, used_s FROM blob WHERE (used_s, size, name) > (?, ?, ?) AND used_s < ? "
+            "ORDER BY used_s, size, name LIMIT ?"
+        )
+        return [Blob(*row) for row in self._db.execute(query, (*after, KEPT_S, limit))]
+
+    def kept_blobs(self, after: tuple[int, str], limit: int) -> list[Blob]:
+        """What is called pinned, those behind (size, name) `after`. Any thread."""
+        query = (
+            "SELECT name, size, used_s FROM blob WHERE used_s = ? AND (size, name) > (?, ?) ORDER BY size, name LIMIT ?"
+        )
+        with self._reading:
+            return [Blob(*row) for row in self._reader.execute(query, (KEPT_S, *after, limit))]
 
     def unknown_blobs(self, found: Collection[str]) -> list[str]:
         """Which of these names are no blob's. Any thread."""

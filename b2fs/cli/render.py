@@ -57,6 +57,11 @@ def columns(rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def left_out(pins: dict[str, Any]) -> str:
+    """What `pin` names and is not kept."""
+    return f"{count(pins['left_out'], 'file')} ({show_size(pins['left_out_bytes'])}) had no room in half of the cache"
+
+
 def count(number: int, noun: str, plural: str = "") -> str:
     """`1 file`, `3 files`."""
     return f"{number} {noun}" if number == 1 else f"{number} {plural or noun + 's'}"

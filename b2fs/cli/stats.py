@@ -59,6 +59,7 @@ def _rows(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("cache", f"{show_size(cache['bytes'])} of {show_size(cache['limit'])},"
                   f" {render.count(cache['objects'], 'object')}, {cache['evictions']} evicted"),
         ("prefetched", _prefetched(answer["prefetch"])),
+        ("pinned", _pinned(answer["pins"])),
         ("not in B2 yet", f"{render.count(dirty['files'], 'file')}, {show_size(dirty['bytes'])}"
                           f" of {show_size(dirty['limit'])}{_age(dirty)}{_full(dirty)}"),
         ("queue", f"{queue['waiting']} waiting, {queue['in_flight']} in flight, {queue['failed']} failed"),
@@ -80,6 +81,12 @@ def _prefetched(prefetch: dict[str, Any]) -> str:
         f" ({show_size(prefetch['wasted_bytes'])}), {prefetch['unread']} not read yet"
         f"{'' if prefetch['on'] else '; off: too few were read'}"
     )
+
+
+def _pinned(pins: dict[str, Any]) -> str:
+    left_out = f"; {render.left_out(pins)}" if pins["left_out"] else ""
+    room = f"{show_size(pins['bytes'])} of {show_size(pins['limit'])}"
+    return f"{render.count(pins['files'], 'file')}, {room}, {show_size(pins['here_bytes'])} of it here{left_out}"
 
 
 def _full(dirty: dict[str, Any]) -> str:

@@ -49,6 +49,8 @@ def _of_mount(answer: dict[str, Any]) -> list[tuple[str, str]]:
         ("daemon", f"pid {answer['pid']}, up {show_duration(max(0, time.time() - answer['started_s']))},"
                    f" b2fs {answer['version']}"),
     ]  # fmt: skip
+    if answer["pins"]["left_out"]:
+        rows.append(("not pinned", render.left_out(answer["pins"])))
     for title, found in (("problem", answer["problems"]), ("ignored", answer["ignored"])):
         rows += [(title, f"{each['key']}: {each['why']}") for each in found[:_SHOWN]]
         if len(found) > _SHOWN:

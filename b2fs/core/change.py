@@ -40,12 +40,17 @@ class Intent(msgspec.Struct, frozen=True):
     since_ns: int
 
 
+KEPT_S = 1 << 40
+"""`Blob.used_s` of what is pinned: so the list of the coldest blobs ends before it, in the next run too."""
+
+
 class Blob(msgspec.Struct, frozen=True):
     """A file of the cache directory: clean bytes that may be deleted at any time."""
 
     name: str
     size: int
     used_s: int
+    """When it was last used (or fetched), `KEPT_S` if it is pinned."""
 
 
 class Damage(msgspec.Struct, frozen=True):

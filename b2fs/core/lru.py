@@ -4,6 +4,7 @@ Rules
   Hot blobs were used since this start and are kept in memory in the order of their use. Cold ones were
   not; they are only known to the journal, by the time of their last use, and go before any hot one. So a
   start costs nothing, however much is cached.
+  Kept blobs (`core.pin`) are in neither order: no eviction meets them, but that of a full disk, at the very last.
   Whoever adds a blob reserves its room first; ``used + reserved`` never passes `limit` once evictions
   that `short` asks for are done.
 
@@ -25,7 +26,7 @@ class _Hot(cachetools.LRUCache[str, int]):
 class CacheIndex:
     """Accounting of the cache directory.
 
-    INVARIANT: ``used`` is the sum of the sizes of all blobs on disk, hot and cold.
+    INVARIANT: ``used`` is the sum of the sizes of all blobs on disk, hot, kept and cold.
     """
 
     def __init__(self, limit: int, cold_bytes: int = 0, cold_count: int = 0) -> None:
@@ -34,13 +35,15 @@ class CacheIndex:
         self.cold_count = cold_count
         self.reserved = 0
         self._hot = _Hot()
+        self._kept: dict[str, int] = {}
+        self.kept_bytes = 0
 
     @property
     def used(self) -> int:
-        return int(self._hot.currsize) + self.cold_bytes
+        return int(self._hot.currsize) + self.kept_bytes + self.cold_bytes
 
     def __len__(self) -> int:
-        return len(self._hot) + self.cold_count
+        return len(self._hot) + len(self._kept) + self.cold_count
 
     def short(self, size: int) -> int:
         """How many bytes must be evicted before `size` more fit (0: they fit)."""
@@ -52,12 +55,32 @@ class CacheIndex:
     def release(self, size: int) -> None:
         self.reserved -= size
 
-    def add(self, name: str, size: int) -> None:
+    def add(self, name: str, size: int, *, kept: bool = False) -> None:
         """A new blob, not known as cold."""
-        self._hot[name] = size
+        self.forget(name)
+        if kept:
+            self._kept[name] = size
+            self.kept_bytes += size
+        else:
+            self._hot[name] = size
+
+    def keep(self, name: str, size: int) -> None:
+        """A blob that is here, hot or cold, is not to go."""
+        if name in self._kept:
+            return
+        if name not in self._hot:
+            self.forget_cold(size)
+        self.add(name, size, kept=True)
+
+    def unkeep(self, name: str) -> None:
+        """A blob may go again: as one that was just used. Does nothing if it was not kept."""
+        if name in self._kept:
+            self.add(name, self._kept[name])
 
     def hit(self, name: str, size: int) -> None:
         """A blob was used; if it was cold, it is hot now."""
+        if name in self._kept:
+            return
         if name in self._hot:
             self._hot[name]  # looking it up moves it to the end
             return
@@ -66,11 +89,16 @@ class CacheIndex:
         self.cold_count -= 1
 
     def is_hot(self, name: str) -> bool:
-        return name in self._hot
+        """Whether it is no cold one: it is hot, or kept."""
+        return name in self._hot or name in self._kept
+
+    def is_kept(self, name: str) -> bool:
+        return name in self._kept
 
     def forget(self, name: str) -> None:
-        """A hot blob is gone."""
+        """A blob that was not cold is gone."""
         self._hot.pop(name, None)
+        self.kept_bytes -= self._kept.pop(name, 0)
 
     def forget_cold(self, size: int) -> None:
         """A cold blob is gone."""
@@ -82,6 +110,14 @@ class CacheIndex:
         if not self._hot:
             return None
         return self._hot.popitem()
+
+    def last_kept(self) -> tuple[str, int] | None:
+        """The kept blob that came last; it is out of the index now."""
+        if not self._kept:
+            return None
+        name, size = self._kept.popitem()
+        self.kept_bytes -= size
+        return name, size
 
     def hot_names(self) -> list[str]:
         """From the longest unused to the last used."""

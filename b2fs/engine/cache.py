@@ -2,7 +2,7 @@
 
 Rules
   A blob appears by a rename after it arrived in whole, was checked and put on stable storage, so what is there is right.
-  Room is reserved before a fetch begins; blobs are evicted until it fits, the coldest first.
+  Room is reserved before a fetch begins; blobs are evicted until it fits, the coldest first; what is pinned is passed over.
   One fetch per blob at a time (`_flights`); it runs in the engine's nursery, so that a reader that goes
   away takes nothing from the others.
   A descriptor handed out by `opened` is valid until the next suspension of the caller: then an eviction
@@ -22,7 +22,7 @@ import msgspec
 import trio
 
 from b2fs.core import chunks
-from b2fs.core.change import Blob, Change
+from b2fs.core.change import KEPT_S, Blob, Change
 from b2fs.core.lru import CacheIndex
 from b2fs.engine import retry
 from b2fs.engine.volume import Volume
@@ -79,8 +79,8 @@ class Cache:
         self._flights: dict[str, _Flight] = {}
         self._room = trio.Event()
         self._part = 0
-        self._coldest = (-1, "")
-        """(used_s, name) up to which the journal's blobs, by last use, are gone or hot: nothing cold comes before it."""
+        self._coldest = (-1, 0, "")
+        """(used_s, size, name) up to which the journal's blobs, by last use, are gone or hot: nothing cold comes before it."""
         self._giving_way = False
         self.unread: dict[str, int] = {}
         """Blobs (to sizes) that came before anybody asked for them, and that nobody has read yet."""
@@ -90,6 +90,10 @@ class Cache:
         self.on_first_read: Callable[[str, int], None] = lambda name, size: None
         self.on_waste: Callable[[str, int], None] = lambda name, size: None
         """Hears of blobs that went before anybody had read them."""
+        self.is_pinned: Callable[[str], bool] = lambda name: False
+        """Whether a blob is to be kept; asked without suspension when one comes."""
+        self.on_pin_lost: Callable[[str], None] = lambda name: None
+        """Hears of pinned blobs that a full disk has cost."""
         volume.give_way = self.give_way
 
     # ------------------------------------------------------------ reading
@@ -149,6 +153,13 @@ class Cache:
     def is_here(self, file_id: str, size: int, index: int) -> bool:
         return self.opened(file_id, size, index) is not None
 
+    def is_kept(self, file_id: str, size: int, index: int) -> bool:
+        """Whether a chunk is here as part of what is pinned."""
+        name = chunks.whole(file_id)
+        return self.index.is_kept(name) or (
+            not chunks.is_small(size) and self.index.is_kept(chunks.part(file_id, index))
+        )
+
     def whole_path(self, file_id: str) -> str | None:
         """The path of a version that lies here as one blob."""
         name = chunks.whole(file_id)
@@ -203,7 +214,7 @@ class Cache:
             await volume.seam.thread(volume.disk.secure_part, number)
             volume.seam.inline(volume.disk.part_to_blob, number, name)
             self.add(name, length)
-            if not flight.wanted:
+            if not flight.wanted and not self.index.is_kept(name):
                 self.unread[name] = length
                 self.unread_bytes += length
             self.counters.fetches += 1
@@ -235,8 +246,34 @@ class Cache:
         """A blob came into the cache directory (by a fetch, or as confirmed staged content)."""
         if not self.index.is_hot(name) and (old := self._volume.journal.blob(name)) is not None:
             self.index.forget_cold(old.size)
-        self.index.add(name, size)
-        self._note(Change(blobs=[Blob(name, size, int(time.time()))]))
+        self.index.add(name, size, kept=self.is_pinned(name))
+        self._note(Change(blobs=[self._row(name, size)]))
+
+    def _row(self, name: str, size: int) -> Blob:
+        """The row of a blob that came or was used just now."""
+        return Blob(name, size, KEPT_S if self.index.is_kept(name) else int(time.time()))
+
+    def keep(self, stem: str) -> None:
+        """A version is pinned from now on: what lies here of it stays."""
+        change = Change()
+        for blob in self._volume.journal.blobs_of(stem):
+            self.index.keep(blob.name, blob.size)
+            self._no_longer_unread(blob.name)
+            if blob.used_s != KEPT_S:
+                change.blobs.append(self._row(blob.name, blob.size))
+        if change.blobs:
+            self._note(change)
+
+    def unkeep(self, stem: str) -> None:
+        """A version is pinned no more: what lies here of it is like any other."""
+        self.free_marked([blob for blob in self._volume.journal.blobs_of(stem) if blob.used_s == KEPT_S])
+
+    def free_marked(self, blobs: list[Blob]) -> None:
+        """What the journal calls pinned is so no more."""
+        for blob in blobs:
+            self.index.unkeep(blob.name)
+        if blobs:
+            self._note(Change(blobs=[self._row(blob.name, blob.size) for blob in blobs]))
 
     def adopt(self, name: str, size: int) -> None:
         """A staged file became a blob: room for it is made afterwards."""
@@ -256,7 +293,7 @@ class Cache:
             await self._room.wait()
         self.index.reserve(size)
 
-    def _evict(self, wanted: int) -> bool:
+    def _evict(self, wanted: int, *, pinned_too: bool = False) -> bool:
         """Evict at least `wanted` bytes; whether that much could be found."""
         gone: list[str] = []
         while wanted > 0 and self.index.cold_bytes > 0:
@@ -266,7 +303,7 @@ class Cache:
             for blob in batch:
                 if wanted <= 0:
                     break
-                self._coldest = (blob.used_s, blob.name)
+                self._coldest = (blob.used_s, blob.size, blob.name)
                 if not self.index.is_hot(blob.name):
                     self.index.forget_cold(blob.size)
                     gone.append(blob.name)
@@ -274,6 +311,10 @@ class Cache:
         while wanted > 0 and (oldest := self.index.oldest_hot()) is not None:
             gone.append(oldest[0])
             wanted -= oldest[1]
+        while pinned_too and wanted > 0 and (last := self.index.last_kept()) is not None:
+            gone.append(last[0])
+            wanted -= last[1]
+            self.on_pin_lost(last[0])
         for name in gone:
             self._close(name)
             self._volume.seam.inline(self._volume.disk.drop_blob, name)
@@ -285,13 +326,16 @@ class Cache:
         return wanted <= 0
 
     def give_way(self, size: int) -> bool:
-        """The disk is full: evict `size` bytes and some more, whatever the limit says; whether any were there."""
+        """The disk is full: evict `size` bytes and some more, whatever the limit says, what is pinned at the very last;
+        whether any were there.
+        """
         if self._giving_way:
             return False
         self._giving_way = True
         try:
             before = self.index.used
-            self._evict(max(size, _GIVE_WAY))
+            if not self._evict(max(size, _GIVE_WAY)) and self.index.used == before:
+                self._evict(size, pinned_too=True)  # no more than needed
             return self.index.used < before
         finally:
             self._giving_way = False

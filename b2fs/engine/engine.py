@@ -28,6 +28,7 @@ from b2fs.engine.drain import Drain
 from b2fs.engine.filesystem import FileSystem
 from b2fs.engine.listing import Listing
 from b2fs.engine.merging import Merging
+from b2fs.engine.pins import PinKeeper
 from b2fs.engine.prefetch import Prefetch
 from b2fs.engine.recovery import Recovery
 from b2fs.engine.seam import Seam
@@ -110,6 +111,7 @@ class Engine:
         self.recovery = Recovery(volume)
         self.uploader = Uploader(volume, self.cache, self.content, self.recovery)
         self.draining = Drain(volume, self.content, self.uploader)
+        self.pins = PinKeeper(volume, self.cache)
         self.prefetch = Prefetch(volume, self.cache)
         merging.on_news = self.prefetch.news
         self.files = FileSystem(volume, self.cache, self.content, self.listing, self.draining, self.prefetch)
@@ -142,10 +144,12 @@ class Engine:
             nursery.start_soon(watched, self._keep_house)
             nursery.start_soon(watched, self._sweep)
             nursery.start_soon(watched, self.recovery.verify)
+            nursery.start_soon(watched, self.pins.follow)
             await self.connect()
             nursery.start_soon(watched, self.uploader.run)
             nursery.start_soon(watched, self.listing.run)
             nursery.start_soon(watched, self.prefetch.run)
+            nursery.start_soon(watched, self.pins.fetch)
 
     async def _keep_house(self) -> None:
         volume = self.volume
@@ -200,6 +204,7 @@ class Engine:
         return {
             "cache": self.cache.statistics(),
             "prefetch": self.prefetch.statistics(),
+            "pins": self.pins.statistics(),
             "dirty": self.dirty(),
             "queue": {
                 "waiting": sum(not e.running and not e.error for e in entries),
@@ -255,6 +260,7 @@ class Engine:
                 "objects": self.listing.objects,
             },
             "dirty": self.dirty(),
+            "pins": self.pins.statistics(),
             "problems": problems,
             "ignored": [{"key": key, "why": why} for key, why in self.listing.ignored()],
         }

@@ -7,7 +7,7 @@ Rules
   A fetch that nobody waits for is tried once. A version that is gone is dropped without a word; after any other fault
   all of them pause, after a refusal (a cap, the key) for long.
   It takes free room and that of blobs that nobody used since the start, never of others; what nobody has read yet fills
-  at most a part of the cache.
+  at most a part of the cache. What the patterns name and has no room is looked for again when there is some.
   Every blob counts as useful when it is read, as wasted when it is evicted before.
 
 Everything but `run` is called without a suspension, on a miss or a first use only: a read of what is here costs nothing.
@@ -27,7 +27,7 @@ from b2fs.core import chunks
 from b2fs.core.bucket import Version
 from b2fs.core.inode import ROOT, Inode
 from b2fs.core.prefetch import Member, Predictor
-from b2fs.engine import retry
+from b2fs.engine import pins, retry
 from b2fs.engine.cache import Cache
 from b2fs.engine.volume import Volume
 from b2fs.errors import BucketError, Fault
@@ -44,8 +44,12 @@ _ON_THE_WAY = 16 * 1024 * 1024
 """Bytes that are being fetched without anybody waiting for them."""
 _LANES_LEFT = 4
 """1/n of the fetch lanes, one at least, is left to reads: where there is but one, nothing is prefetched."""
+_AGAIN_S = 60.0
+"""How often what had no room is thought of."""
+_AGAIN_PART = 4 * _CACHE_PART
+"""It is looked for again when there is room for 1/n of the cache: so each reading of the names is for something."""
 _QUEUE = 100_000
-"""Entries of what the patterns name, and of what is unread: the rest comes with the next start."""
+"""Entries of what the patterns name, and of what is unread."""
 _LOOKS = 64
 """Entries that are passed over between two looks at other work."""
 _PAGE = 1000
@@ -85,7 +89,11 @@ class Prefetch:
         self._predicted: deque[Wanted] = deque()
         """At most as many as the predictor has open."""
         self._named: deque[Wanted] = deque()
+        self._left_out = False
+        """Something that the patterns name had no room, or none in the queue."""
         self._lanes = volume.settings.fetches - max(1, volume.settings.fetches // _LANES_LEFT)
+        if volume.settings.pin.globs:
+            self._lanes -= max(1, volume.settings.fetches // pins.LANES_PART)
         self._on_the_way: dict[str, int] = {}
         self._work = trio.Event()
         self._failures = 0
@@ -180,12 +188,25 @@ class Prefetch:
         return Wanted(inode.file_id, inode.size, inode.sha1)
 
     def _take(self, wanted: Iterable[Wanted]) -> None:
-        self._named.extend(each for each in wanted if 0 < each.size <= _SMALL and len(self._named) < _QUEUE)
+        for each in wanted:
+            if len(self._named) >= _QUEUE:
+                self._left_out = True
+                break
+            if 0 < each.size <= _SMALL:
+                self._named.append(each)
         if self._named:
             self._work.set()
 
+    async def _look_again(self) -> None:
+        """Read the names again when there is room for what had none; never ends."""
+        while True:
+            await trio.sleep(_AGAIN_S)
+            if self._left_out and not self._named and self._has_room(self._cache.index.limit // _AGAIN_PART):
+                self._left_out = False
+                await self._read_names()
+
     async def _read_names(self) -> None:
-        """What the patterns name of what the journal knows from earlier runs."""
+        """What the patterns name of what the journal knows."""
         journal, after = self._volume.journal, ""
         while rows := await self._volume.seam.thread(journal.objects_after, after, _PAGE):
             after = rows[-1].key
@@ -200,6 +221,8 @@ class Prefetch:
             await self._read_names()
         try:
             async with trio.open_nursery() as nursery:
+                if self._patterns.globs:
+                    nursery.start_soon(self._look_again)
                 while True:
                     await self._work.wait()
                     self._work = trio.Event()
@@ -218,10 +241,13 @@ class Prefetch:
             if not queue or sum(self._on_the_way.values()) + queue[0].size > _ON_THE_WAY:
                 return None
             wanted = queue.popleft()
-            if self._cache.is_coming(wanted.blob) or self._volume.disk.has_blob(wanted.blob):
+            if wanted.blob in self._on_the_way or self._cache.is_coming(wanted.blob):
+                continue
+            if self._volume.disk.has_blob(wanted.blob):
                 continue
             if self._has_room(wanted.size):
                 return wanted
+            self._left_out |= queue is self._named
             self._predictor.dropped(wanted.blob)
         self._work.set()
         return None

@@ -77,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True):
     """Small files that will probably be read next are fetched before."""
     prefetch: Patterns = Patterns()
     """Small files that are fetched as soon as they are known."""
+    pin: Patterns = Patterns()
+    """Files that are fetched as soon as they are known, and stay in the cache."""
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -133,6 +135,8 @@ class Volume:
         """Why nothing can be changed any more, '' while all is well."""
         self.on_change: Callable[[Changed], None] = lambda changed: None
         """The front end's ear; called without suspension."""
+        self.on_commit: Callable[[Change], None] = lambda change: None
+        """Hears of every change once it is true; called without suspension, and must not fail."""
         self.give_way: Callable[[int], bool] = lambda size: False
         """Frees so many bytes of a full disk, if it can; set by the cache."""
         self._loading: dict[int, trio.Event] = {}
@@ -182,6 +186,7 @@ class Volume:
             self._overtaken.update([link[0] for link in change.links] + [name[0] for name in change.unlinks])
         for intent in change.intents:
             self._schedule(intent)
+        self.on_commit(change)
 
     def _schedule(self, intent: Intent) -> None:
         self._put_off(intent)

@@ -50,6 +50,7 @@ def engine_settings(config: Config) -> Settings:
         fetches=config.fetches,
         predict=config.predict,
         prefetch=config.prefetch,
+        pin=config.pin,
     )
 
 

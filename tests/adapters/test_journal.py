@@ -16,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from b2fs.adapters.journal import Journal
-from b2fs.core.change import Blob, Change, Damage, Intent, ObjectRow
+from b2fs.core.change import KEPT_S, Blob, Change, Damage, Intent, ObjectRow
 from b2fs.core.inode import Inode
 from b2fs.errors import NoSpace, ReadOnly, StateError
 
@@ -460,12 +460,31 @@ def test_blobs_of_a_version(journal: Journal) -> None:
 
 
 def test_coldest_blobs_in_pages(journal: Journal) -> None:
-    """By the time of last use, then name; a page goes on behind the last one."""
-    blobs = [Blob(name, 1, used) for used, name in [(5, "c"), (1, "b"), (1, "a"), (9, "d")]]
+    """By the time of last use, then size and name; a page goes on behind the last one, and what is pinned is in none."""
+    blobs = [Blob(name, 1, used) for used, name in [(5, "c"), (1, "b"), (1, "a"), (KEPT_S, "p"), (9, "d")]]
     journal.commit(Change(blobs=blobs))
-    first = journal.coldest_blobs(2, (-1, ""))
+    first = journal.coldest_blobs(2, (-1, 0, ""))
     assert [blob.name for blob in first] == ["a", "b"]
-    assert [blob.name for blob in journal.coldest_blobs(9, (first[-1].used_s, first[-1].name))] == ["c", "d"]
+    assert [blob.name for blob in journal.coldest_blobs(9, (first[-1].used_s, 1, first[-1].name))] == ["c", "d"]
+
+
+def test_an_eviction_costs_no_more_where_many_blobs_were_used_at_once(journal: Journal) -> None:
+    """A stop gives all blobs one time of last use, and pinned ones have one anyway: a page is read off the index, unsorted."""
+    asked: list[str] = []
+    journal._db.set_trace_callback(asked.append)
+    journal._reader.set_trace_callback(asked.append)
+    journal.coldest_blobs(2, (-1, 0, ""))
+    journal.kept_blobs((0, ""), 2)
+    for query in asked[:2]:
+        (plan,) = journal._db.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
+        assert "USING COVERING INDEX blob_used" in plan[3], plan
+
+
+def test_kept_blobs_in_pages(journal: Journal) -> None:
+    """What is called pinned, by size and name; a page goes on behind the last one."""
+    journal.commit(Change(blobs=[Blob(name, 1, 5 if name == "b" else KEPT_S) for name in "abcd"]))
+    assert [blob.name for blob in journal.kept_blobs((0, ""), 2)] == ["a", "c"]
+    assert [blob.name for blob in journal.kept_blobs((1, "c"), 2)] == ["d"]
 
 
 def test_unknown_blobs(journal: Journal) -> None:
@@ -522,7 +541,8 @@ def test_nothing_reads_a_whole_table(path: str) -> None:
     journal.unsealed_in(1)
     journal.complete_some(100, 10)
     journal.forget_tombstones(5)
-    journal.coldest_blobs(10, (1, "a"))
+    journal.coldest_blobs(10, (1, 0, "a"))
+    journal.kept_blobs((1, "a"), 10)
     journal.unknown_blobs(["b"])
     journal.blobs_of("b")
     journal.inode(5)

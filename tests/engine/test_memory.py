@@ -179,7 +179,7 @@ async def test_eviction_goes_on_where_it_was(
         journal, rows = m.volume.journal, 0
         coldest = journal.coldest_blobs
 
-        def counted(limit: int, after: tuple[int, str]) -> object:
+        def counted(limit: int, after: tuple[int, int, str]) -> object:
             nonlocal rows
             found = coldest(limit, after)
             rows += len(found)

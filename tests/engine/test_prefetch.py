@@ -264,6 +264,30 @@ async def test_what_is_unread_fills_a_quarter_of_the_cache(world: World, autojum
         assert fetched(world) == before, "they are all here"
 
 
+async def test_what_had_no_room_is_looked_for_again(world: World, autojump_clock: object) -> None:
+    """Once what came first was read, what the patterns name besides is fetched; while there is no room, nobody looks."""
+    files = fill(world, directory(60), size=KIB)
+    async with world.mount(serve=True, cache_size=100 * KIB, prefetch=parse(["d/*.mp3"]), predict=False) as m:
+        await ready(m)
+        await m.until(lambda: m.engine.prefetch.statistics()["unread"] == 25)
+        reads = []
+        m.volume.journal.objects_after = lambda *args: reads.append(args) or []  # type: ignore
+        await trio.sleep(600)
+        assert reads == []
+        del m.volume.journal.objects_after
+        for _ in range(2):
+            unread = set(m.engine.cache.unread)
+            for name, data in files.items():
+                if world.bucket.objects()[name].file_id in unread:
+                    assert await m.read(name) == data
+            await trio.sleep(100)
+        assert fetched(world) == 60
+        assert m.engine.cache.counters.misses == 0
+        m.volume.journal.objects_after = lambda *args: reads.append(args) or []  # type: ignore
+        await trio.sleep(600)
+        assert reads == [], "nothing is left out any more"
+
+
 async def test_it_takes_nothing_from_what_was_read(world: World, autojump_clock: object) -> None:
     """Where only what programs have read could make room, nothing is prefetched."""
     hot = fill(world, [f"hot/{number}" for number in range(9)], size=10 * KIB)

@@ -20,6 +20,8 @@ class Row(NamedTuple):
 
 _PREFETCH = "b2fs/engine/prefetch.py"
 _PREDICTOR = "b2fs/core/prefetch.py"
+_PIN = "b2fs/core/pin.py"
+_PINS = "b2fs/engine/pins.py"
 _UPLOAD = "b2fs/engine/upload.py"
 _DRAIN = "b2fs/engine/drain.py"
 _CONTENT = "b2fs/engine/content.py"
@@ -119,6 +121,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/engine/test_prefetch.py::test_what_is_unread_fills_a_quarter_of_the_cache",),
     ),
     Row(
+        "prefetch: what had no room is looked for again",
+        _PREFETCH,
+        "self._left_out |= queue is self._named",
+        "pass",
+        ("tests/engine/test_prefetch.py::test_what_had_no_room_is_looked_for_again",),
+    ),
+    Row(
         "prefetch: it evicts nothing that was read",
         _PREFETCH,
         " or index.short(size) > index.cold_bytes:",
@@ -138,6 +147,105 @@ ROWS: tuple[Row, ...] = (
         "if not (flight.wanted and error.may_retry):",
         "if True:",
         ("tests/engine/test_prefetch.py::test_a_read_takes_over_the_fetch_that_is_under_way",),
+    ),
+    # ------------------------------------------------------------ pins
+    Row(
+        "pin: what comes is in no order of eviction",
+        _CACHE,
+        "self.index.add(name, size, kept=self.is_pinned(name))",
+        "self.index.add(name, size)",
+        ("tests/engine/test_pins.py::test_pinned_files_are_fetched_and_stay",),
+    ),
+    Row(
+        "pin: the list of the coldest ends before it",
+        _JOURNAL,
+        "(*after, KEPT_S, limit)",
+        "(*after, 2 * KEPT_S, limit)",
+        ("tests/engine/test_pins.py::test_a_start_fetches_nothing_that_is_here",),
+    ),
+    Row(
+        "pin: it fills a part of the cache",
+        _PIN,
+        "self.bytes + pin.size > self.limit or ",
+        "",
+        ("tests/engine/test_pins.py::test_half_of_the_cache",),
+    ),
+    Row(
+        "pin: who goes leaves room to who was left out",
+        _PINS,
+        "self._want(*self._pins.look_again())",
+        "pass",
+        ("tests/engine/test_pins.py::test_half_of_the_cache",),
+    ),
+    Row(
+        "pin: what is pinned no more may go",
+        _PINS,
+        "self._cache.unkeep(before.stem)",
+        "pass",
+        ("tests/engine/test_pins.py::test_names_decide",),
+    ),
+    Row(
+        "pin: what the last run has pinned may go",
+        _PINS,
+        "        await self._free_marked()\n",
+        "",
+        ("tests/engine/test_pins.py::test_a_pattern_that_is_taken_away",),
+    ),
+    Row(
+        "pin: what is removed may go",
+        _PINS,
+        "[ino for ino in change.gone if self._pins.get(ino) is not None]",
+        "list[int]()",
+        ("tests/engine/test_pins.py::test_what_another_host_changes_is_fetched_again",),
+    ),
+    Row(
+        "pin: a file that is being written keeps its version",
+        _PINS,
+        "elif _is_clean(inode) and self._pins.put(",
+        "elif self._pins.put(",
+        ("tests/engine/test_pins.py::test_the_earlier_version_stays_while_a_file_is_written",),
+    ),
+    Row(
+        "pin: a full disk may take it",
+        _CACHE,
+        "self._evict(size, pinned_too=True)",
+        "pass",
+        ("tests/engine/test_pins.py::test_a_full_disk_takes_them_last",),
+    ),
+    Row(
+        "pin: a full disk takes it last",
+        _CACHE,
+        "and self.index.used == before:",
+        "or True:",
+        ("tests/engine/test_pins.py::test_a_full_disk_takes_them_last",),
+    ),
+    Row(
+        "pin: nothing is fetched to a full disk",
+        _PINS,
+        " or not self._volume.disk_room(size):",
+        ":",
+        ("tests/engine/test_pins.py::test_nothing_is_fetched_to_a_full_disk",),
+    ),
+    Row(
+        "pin: a part of the lanes is left to reads",
+        _PINS,
+        "trio.Semaphore(max(1, self._volume.settings.fetches // LANES_PART))",
+        "trio.Semaphore(self._volume.settings.fetches)",
+        ("tests/engine/test_pins.py::test_large_files_come_chunk_by_chunk",),
+    ),
+    Row(
+        "pin: it is no prediction",
+        _CACHE,
+        "if not flight.wanted and not self.index.is_kept(name):",
+        "if not flight.wanted:",
+        ("tests/engine/test_pins.py::test_pinned_files_are_fetched_and_stay",),
+    ),
+    Row(
+        "pin: it is fetched until it is here",
+        _PINS,
+        "            self._later(ino, retry.backoff_s(self._failures, fault))",
+        "            pass",
+        ("tests/engine/test_pins.py::test_faults",),
     ),
     # ------------------------------------------------------------ semantics
     Row(
@@ -928,7 +1036,7 @@ ROWS: tuple[Row, ...] = (
         "growth: an eviction goes on where the last one was",
         _CACHE,
         "        gone: list[str] = []\n        while wanted",
-        '        gone: list[str] = []\n        self._coldest = (-1, "")\n        while wanted',
+        '        gone: list[str] = []\n        self._coldest = (-1, 0, "")\n        while wanted',
         ("tests/engine/test_memory.py::test_eviction_goes_on_where_it_was",),
     ),
 )

@@ -21,11 +21,14 @@ import trio
 from b2fs.errors import Exit, MountError, NotDrained, NotFound
 from b2fs.ops import address, control
 
+PINS = {
+    "files": 8, "bytes": 3 << 20, "here_bytes": 2 << 20, "limit": 5 << 30, "left_out": 2, "left_out_bytes": 6 << 30
+}  # fmt: skip
 STATUS = {
     "mountpoint": "", "bucket": "dictafan", "prefix": "a/", "endpoint": "http://127.0.0.1:1", "state_dir": "/state",
     "version": "0.1.0", "pid": os.getpid(), "started_s": time.time() - 125, "state": "serving", "online": False,
     "last_error": "no route to host", "listing": {"running": True, "complete": False, "objects": 566},
-    "dirty": {"files": 3, "bytes": 5 << 20, "oldest_age_s": 12.0},
+    "dirty": {"files": 3, "bytes": 5 << 20, "oldest_age_s": 12.0}, "pins": PINS,
     "problems": [{"key": "x.mp3", "why": "cap reached"}], "ignored": [{"key": "a//b", "why": "empty segment"}] * 12,
 }  # fmt: skip
 FILE = {
@@ -34,6 +37,7 @@ FILE = {
 STATS = {
     "cache": {"hits": 90, "misses": 10, "bytes": 1 << 20, "limit": 10 << 30, "objects": 4, "evictions": 1},
     "prefetch": {"requests": 50, "useful": 40, "wasted": 3, "wasted_bytes": 3072, "unread": 7, "on": False},
+    "pins": PINS,
     "dirty": {"files": 3, "bytes": 5 << 20, "limit": 5 << 30, "oldest_age_s": 12.0, "time_to_full_s": 90.0},
     "queue": {"waiting": 2, "in_flight": 1, "failed": 0},
     "transfers": {"uploads": 5, "uploaded_bytes": 2048, "fetches": 6, "fetched_bytes": 4096},
