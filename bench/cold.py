@@ -17,7 +17,7 @@ from pathlib import Path
 from b2fs.devbucket.sample import sample_site
 from bench import workloads
 from bench.measure import Session, in_turn, timed
-from bench.peers import Absent, B2fs, Binding, Libfuse, Peer, Rclone, quiet
+from bench.peers import Absent, B2fs, Binding, Libfuse, Peer, Pinned, Rclone, quiet
 from bench.report import Reach, Row, Table
 from bench.seed import fill_bucket, fill_directory, of_sample
 from bench.workloads import Read, Workload
@@ -70,13 +70,15 @@ def _index_reach(count: int, seen: bool = False) -> tuple[Reach, ...]:
 
 
 def measure(session: Session) -> list[Table]:
-    peers = ["plain", "C", "pyfuse3", "b2fs", "rclone"]
+    peers = ["plain", "C", "pyfuse3", "b2fs", "b2fs pin", "rclone"]
+    ratios = (("rclone", "b2fs"), ("rclone", "b2fs pin"))
     times = Table(
-        "cold", f"Cold, {LATENCY_S * 1000:.0f} ms a request", peers, ratios=(("rclone", "b2fs"),),
-        intro="Seconds. `seen`: on a state directory (or cache) that did the same before, after a restart.",
+        "cold", f"Cold, {LATENCY_S * 1000:.0f} ms a request", peers, ratios=ratios,
+        intro="Seconds. `seen`: on a state directory (or cache) that did the same before, after a restart. "
+        "*b2fs pin*: with `pin = ['*.json']`.",
     )  # fmt: skip
     asked = Table(
-        "cold-asked", "Cold: what was asked of the bucket", peers, ratios=(("rclone", "b2fs"),),
+        "cold-asked", "Cold: what was asked of the bucket", peers, ratios=ratios,
         intro="From before the mount until the bucket is left alone. In vain: fetched, and not read by the workload. "
         "What is nothing for both is left out.",
     )  # fmt: skip
@@ -99,6 +101,7 @@ def _measure(session: Session, case: Case, number: int, table: Table) -> tuple[l
             lambda base: Libfuse(base, plain.path),
             lambda base: Binding(base, plain.path),
             lambda base: B2fs(base, server, "cold-bucket"),
+            lambda base: Pinned(base, server, "cold-bucket"),
             lambda base: Rclone(base, server, "cold-bucket", "mount2" if case.copies else "mount"),
         ]
         found: list[Peer] = [plain]
