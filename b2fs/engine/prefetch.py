@@ -1,9 +1,9 @@
 """Prefetch: small files are fetched before somebody asks for them.
 
 Rules
-  What is predicted (`core.prefetch`) goes first, then what the patterns of the settings name. Both stand back behind
-  reads: some of the fetch lanes are never used for them, and a read that finds its file in the queue fetches it itself,
-  one that finds it on the way takes that fetch over.
+  What is predicted (`core.prefetch`) goes first, the nearest before the others, then what the patterns of the settings
+  name. Both stand back behind reads: some of the fetch lanes are never used for them, and a read that finds its file in
+  the queue fetches it itself, one that finds it on the way takes that fetch over.
   A fetch that nobody waits for is tried once. A version that is gone is dropped without a word; after any other fault
   all of them pause, after a refusal (a cap, the key) for long.
   It takes free room and that of blobs that nobody used since the start, never of others; what nobody has read yet fills
@@ -204,9 +204,14 @@ class Prefetch:
                     await self._work.wait()
                     self._work = trio.Event()
                     await trio.sleep(max(0.0, self._pause_until_s - trio.current_time()))
-                    while len(self._on_the_way) < self._lanes and (wanted := self._next()) is not None:
+                    while (
+                        trio.current_time() >= self._pause_until_s
+                        and len(self._on_the_way) < self._lanes
+                        and (wanted := self._next()) is not None
+                    ):
                         self._on_the_way[wanted.blob] = wanted.size
                         nursery.start_soon(self._fetch, wanted)
+                        await trio.lowlevel.checkpoint()  # tasks that start together run in any order
         finally:
             if self.counters.requests:
                 log.info("prefetched until now: %s", self.statistics())
@@ -218,7 +223,8 @@ class Prefetch:
             if not queue or sum(self._on_the_way.values()) + queue[0].size > _ON_THE_WAY:
                 return None
             wanted = queue.popleft()
-            if self._cache.is_coming(wanted.blob) or self._volume.disk.has_blob(wanted.blob):
+            is_coming = wanted.blob in self._on_the_way or self._cache.is_coming(wanted.blob)
+            if is_coming or self._volume.disk.has_blob(wanted.blob):
                 continue
             if self._has_room(wanted.size):
                 return wanted
@@ -228,7 +234,8 @@ class Prefetch:
 
     def _has_room(self, size: int) -> bool:
         index = self._cache.index
-        unread = self._cache.unread_bytes + sum(self._on_the_way.values())
+        coming = sum(each for blob, each in self._on_the_way.items() if blob not in self._cache.unread)
+        unread = self._cache.unread_bytes + coming
         if unread + size > index.limit // _CACHE_PART or index.short(size) > index.cold_bytes:
             return False
         if len(self._cache.unread) >= _QUEUE:
