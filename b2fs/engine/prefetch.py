@@ -51,6 +51,10 @@ _ON_THE_WAY = 16 * 1024 * 1024
 """Bytes that are being fetched without anybody waiting for them."""
 _LANES_LEFT = 4
 """1/n of the fetch lanes, one at least, is left to reads: where there is but one, nothing is prefetched."""
+_TOGETHER = 4
+"""Fetches that begin in one turn of the loop. Tasks that start together run in any order, so of more the nearest might come
+last; fewer cost more turns.
+"""
 _QUEUE = 100_000
 """Entries of what the patterns name, and of what is unread: the rest comes with the next start."""
 _LOOKS = 64
@@ -231,6 +235,7 @@ class Prefetch:
                     await self._work.wait()
                     self._work = trio.Event()
                     await trio.sleep(max(0.0, self._pause_until_s - trio.current_time()))
+                    started = 0
                     while (
                         trio.current_time() >= self._pause_until_s
                         and len(self._on_the_way) < self._lanes
@@ -238,7 +243,9 @@ class Prefetch:
                     ):
                         self._on_the_way[wanted.blob] = wanted.size
                         nursery.start_soon(self._fetch, wanted)
-                        await trio.lowlevel.checkpoint()  # tasks that start together run in any order
+                        started += 1
+                        if started % _TOGETHER == 0:
+                            await trio.lowlevel.checkpoint()
         finally:
             if self.counters.requests:
                 log.info("prefetched until now: %s", self.statistics())

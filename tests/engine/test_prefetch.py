@@ -12,6 +12,7 @@ import trio.testing
 
 from b2fs.core.policy import parse
 from b2fs.core.prefetch import LISTED, START
+from b2fs.engine.prefetch import _TOGETHER
 from b2fs.engine.retry import REFUSED_S
 from b2fs.errors import BucketError, Fault
 from tests.engine.world import DOWN, Mount, World
@@ -64,7 +65,7 @@ async def test_files_in_order_are_here_when_they_are_read(world: World, autojump
 
 
 async def test_the_nearest_is_asked_for_first(world: World, autojump_clock: object) -> None:
-    """What is predicted is fetched in the order in which it will be read, for all of it cannot be here at once."""
+    """What is predicted is fetched about in the order in which it will be read, for all of it cannot be here at once."""
     fill(world, directory(60))
     async with world.mount(serve=True) as m:
         await ready(m)
@@ -72,7 +73,8 @@ async def test_the_nearest_is_asked_for_first(world: World, autojump_clock: obje
             await m.read(name)
             await trio.testing.wait_all_tasks_blocked()
     objects = world.bucket.objects()
-    assert [file_id for _, file_id in world.bucket.calls("fetch")] == [objects[name].file_id for name in directory(60)]
+    asked = [file_id for _, file_id in world.bucket.calls("fetch")]
+    assert max(abs(asked.index(objects[name].file_id) - place) for place, name in enumerate(directory(60))) <= _TOGETHER
 
 
 async def test_the_index_of_a_site(world: World, autojump_clock: object) -> None:
