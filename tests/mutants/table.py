@@ -105,6 +105,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/core/test_prefetch.py::test_off_on_random_access_and_on_again",),
     ),
     Row(
+        "prefetch: a kind of guess that fails switches off itself only",
+        _PREDICTOR,
+        "{ground: _Judge(limit) for ground, limit in _OPEN.items()}",
+        "dict.fromkeys(_OPEN, _Judge(256))",
+        ("tests/core/test_prefetch.py::test_each_ground_is_judged_by_itself",),
+    ),
+    Row(
         "prefetch: what is not listed yet is looked for again",
         _PREFETCH,
         "                self._predictor.cut(member)\n                break",
