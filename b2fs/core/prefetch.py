@@ -13,7 +13,7 @@ Rules
   Every prediction is judged: right when it is read, wrong when it is evicted before, or when its run has ended, that is,
   nothing of its series was read for `PATIENCE` events. When too few of the last ones on a ground were right, this ground
   is *off*: its predictions are made and judged, but nobody fetches them, until they would have been right again. Of each
-  ground at most `_OPEN` predictions are open, so it is never far wrong.
+  ground at most `_UNJUDGED` predictions are open, so it is never far wrong.
 
 Units: an *event* is a miss, or the use of a prediction; nothing here knows a clock.
 """
@@ -56,7 +56,8 @@ _SEVERAL = 2
 """Files that follow the first one of their shape soon."""
 LARGEST = 64
 """Members of a window: what 32 requests at a time bring in two round trips."""
-_OPEN = {Ground.ORDER: 256, Ground.LISTING: 256, Ground.START: 64, Ground.BELOW: 32}
+_UNJUDGED = {Ground.ORDER: 256, Ground.LISTING: 256, Ground.START: 64, Ground.BELOW: 32}
+"""Predictions of a ground that are open at a time: the weaker it is, the sooner it has to be judged."""
 PATIENCE = 32
 _SERIES = 64
 _DIRECTORIES = 64
@@ -179,7 +180,7 @@ class Predictor:
         """What is predicted, and to be fetched."""
         self._tried: dict[str, _Open] = {}
         """What is predicted on a ground that is off: it is judged, and a read of it is a miss as any other."""
-        self._judges = {ground: _Judge(limit) for ground, limit in _OPEN.items()}
+        self._judges = {ground: _Judge(limit) for ground, limit in _UNJUDGED.items()}
 
     @property
     def on(self) -> bool:

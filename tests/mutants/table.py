@@ -107,8 +107,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "prefetch: a kind of guess that fails switches off itself only",
         _PREDICTOR,
-        "{ground: _Judge(limit) for ground, limit in _OPEN.items()}",
-        "dict.fromkeys(_OPEN, _Judge(256))",
+        "{ground: _Judge(limit) for ground, limit in _UNJUDGED.items()}",
+        "dict.fromkeys(_UNJUDGED, _Judge(256))",
         ("tests/core/test_prefetch.py::test_each_ground_is_judged_by_itself",),
     ),
     Row(
