@@ -79,7 +79,7 @@ def _prefetched(prefetch: dict[str, Any]) -> str:
     return (
         f"{prefetch['requests']}, {prefetch['useful']} of them read, {prefetch['wasted']} wasted"
         f" ({show_size(prefetch['wasted_bytes'])}), {prefetch['unread']} not read yet"
-        f"{'' if prefetch['on'] else '; off: too few were read'}"
+        f"{'' if prefetch['on'] else '; off where too few were read'}"
     )
 
 

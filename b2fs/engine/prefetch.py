@@ -1,9 +1,9 @@
 """Prefetch: small files are fetched before somebody asks for them.
 
 Rules
-  What is predicted (`core.prefetch`) goes first, then what the patterns of the settings name. Both stand back behind
-  reads: some of the fetch lanes are never used for them, and a read that finds its file in the queue fetches it itself,
-  one that finds it on the way takes that fetch over.
+  What is predicted (`core.prefetch`) goes first, the nearest before the others, then what the patterns of the settings
+  name. Both stand back behind reads: some of the fetch lanes are never used for them, and a read that finds its file in
+  the queue fetches it itself, one that finds it on the way takes that fetch over.
   A fetch that nobody waits for is tried once. A version that is gone is dropped without a word; after any other fault
   all of them pause, after a refusal (a cap, the key) for long.
   It takes free room and that of blobs that nobody used since the start, never of others; what nobody has read yet fills
@@ -16,6 +16,7 @@ Everything but `run` is called without a suspension, on a miss or a first use on
 from __future__ import annotations
 
 import logging
+import os
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -38,6 +39,12 @@ _SMALL = 1024 * 1024
 """Largest file that is prefetched: what a round trip costs is not worth more bytes."""
 _DEPTH = 3
 """How many directories of a path are looked at for the same name beside it."""
+_BESIDE = 16
+_BELOW = 128
+"""Names of a directory, and of each below it, among which documents are looked for."""
+_DOCUMENT = 64 * 1024
+_FEW = 8
+"""Documents, of at most so many bytes, that are guessed together: of more hardly all are wanted."""
 _CACHE_PART = 4
 """What nobody has read yet fills at most 1/n of the cache."""
 _ON_THE_WAY = 16 * 1024 * 1024
@@ -48,6 +55,10 @@ _AGAIN_S = 60.0
 """How often what had no room is thought of."""
 _AGAIN_PART = 4 * _CACHE_PART
 """It is looked for again when there is room for 1/n of the cache: so each reading of the names is for something."""
+_TOGETHER = 4
+"""Fetches that begin in one turn of the loop. Tasks that start together run in any order, so of more the nearest might come
+last; fewer cost more turns.
+"""
 _QUEUE = 100_000
 """Entries of what the patterns name, and of what is unread."""
 _LOOKS = 64
@@ -85,7 +96,7 @@ class Prefetch:
         self._volume = volume
         self._cache = cache
         self._patterns = volume.settings.prefetch
-        self._predictor = Predictor(volume.journal.following)
+        self._predictor = Predictor(volume.journal.following, self._below)
         self._predicted: deque[Wanted] = deque()
         """At most as many as the predictor has open."""
         self._named: deque[Wanted] = deque()
@@ -116,20 +127,27 @@ class Prefetch:
             self._take(Wanted(v.file_id, v.size, v.sha1) for v in versions if self._patterns.match(v.key))
 
     def _missed(self, file_id: str, size: int) -> None:
-        if not chunks.is_small(size):
-            return
-        blob = chunks.whole(file_id)
-        if self._predictor.expects(blob):
-            self._expect(self._predictor.used(blob))
-        else:
-            for guess in self._predictor.missed(self._members(file_id)):
-                if self._expect(guess):
-                    break
+        if chunks.is_small(size):
+            self._is_read(file_id, waited=True)
 
     def _first_read(self, blob: str, size: int) -> None:
         self.counters.useful += 1
         self.counters.useful_bytes += size
-        self._expect(self._predictor.used(blob))
+        if self._predictor.expects(blob):
+            self._is_read(blob, waited=False)
+
+    def _is_read(self, file_id: str, *, waited: bool) -> None:
+        """A file is read that had to be fetched, now (`waited`) or before. Also by the blob's name: most are file ids."""
+        blob = chunks.whole(file_id)
+        if self._predictor.expects(blob):
+            following = self._predictor.used(blob, waited)
+            if following is not None:
+                self._predicted.extend(self._expect(following))
+                return
+        for guess in self._predictor.missed(blob, self._members(file_id)):
+            if found := self._expect(guess):
+                self._predicted.extendleft(reversed(found))  # before what is left of other runs
+                break
 
     def _wasted(self, blob: str, size: int) -> None:
         self.counters.wasted += 1
@@ -149,9 +167,24 @@ class Prefetch:
             ino, tail = parent, (name, *tail)
         return found
 
-    def _expect(self, members: Sequence[Member]) -> bool:
-        """Take a guess up; whether there was anything to fetch in it."""
-        found = False
+    def _below(self, directory: int, name: bytes) -> list[Member]:
+        """The small files of a suffix in the directories below one, none if they are many, or are not soon found."""
+        journal, suffix, found = self._volume.journal, os.path.splitext(name)[1], list[Member]()
+        names = journal.following(directory, b"", _BESIDE + 1) if suffix else []
+        for beside in names if len(names) <= _BESIDE else []:
+            inode = journal.entry(directory, beside)
+            if inode is None or not inode.is_dir:
+                continue
+            for file in journal.following(inode.ino, b"", _BELOW):
+                if file.endswith(suffix) and (below := journal.entry(inode.ino, file)) and below.size <= _DOCUMENT:
+                    found.append(Member((directory, (file,)), beside))
+            if len(found) > _FEW:
+                return []
+        return found
+
+    def _expect(self, members: Sequence[Member]) -> list[Wanted]:
+        """Take a guess up: what is new in it."""
+        found = list[Wanted]()
         for member in members:
             inode = self._find(member)
             if inode is not None and inode.is_dir and member.series[1]:
@@ -159,10 +192,8 @@ class Prefetch:
                 break
             wanted = self._wanted(inode)
             if wanted is not None and self._predictor.predict(member, wanted.blob):
-                found = True
-                if self._predictor.on:
-                    self._predicted.append(wanted)
-        if self._predicted:
+                found.append(wanted)
+        if found:
             self._work.set()
         return found
 
@@ -227,9 +258,17 @@ class Prefetch:
                     await self._work.wait()
                     self._work = trio.Event()
                     await trio.sleep(max(0.0, self._pause_until_s - trio.current_time()))
-                    while len(self._on_the_way) < self._lanes and (wanted := self._next()) is not None:
+                    started = 0
+                    while (
+                        trio.current_time() >= self._pause_until_s
+                        and len(self._on_the_way) < self._lanes
+                        and (wanted := self._next()) is not None
+                    ):
                         self._on_the_way[wanted.blob] = wanted.size
                         nursery.start_soon(self._fetch, wanted)
+                        started += 1
+                        if started % _TOGETHER == 0:
+                            await trio.lowlevel.checkpoint()
         finally:
             if self.counters.requests:
                 log.info("prefetched until now: %s", self.statistics())
@@ -241,9 +280,10 @@ class Prefetch:
             if not queue or sum(self._on_the_way.values()) + queue[0].size > _ON_THE_WAY:
                 return None
             wanted = queue.popleft()
-            if wanted.blob in self._on_the_way or self._cache.is_coming(wanted.blob):
-                continue
-            if self._volume.disk.has_blob(wanted.blob):
+            if queue is self._predicted and not self._predictor.expects(wanted.blob):
+                continue  # read, or too late; or this kind of prediction is off
+            is_coming = wanted.blob in self._on_the_way or self._cache.is_coming(wanted.blob)
+            if is_coming or self._volume.disk.has_blob(wanted.blob):
                 continue
             if self._has_room(wanted.size):
                 return wanted
@@ -254,8 +294,9 @@ class Prefetch:
 
     def _has_room(self, size: int) -> bool:
         index = self._cache.index
-        unread = self._cache.unread_bytes + sum(self._on_the_way.values())
-        if unread + size > index.limit // _CACHE_PART or index.short(size) > index.cold_bytes:
+        coming = sum(each for blob, each in self._on_the_way.items() if blob not in self._cache.unread)
+        unread = self._cache.unread_bytes + coming
+        if unread + size > index.limit // _CACHE_PART or index.short(coming + size) > index.cold_bytes:
             return False
         if len(self._cache.unread) >= _QUEUE:
             return False

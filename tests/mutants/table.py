@@ -95,16 +95,23 @@ ROWS: tuple[Row, ...] = (
     Row(
         "prefetch: off where too little of it is read",
         _PREFETCH,
-        "                if self._predictor.on:",
-        "                if True:",
+        "if queue is self._predicted and not self._predictor.expects(wanted.blob):",
+        "if False:",
         ("tests/engine/test_prefetch.py::test_random_access_switches_it_off",),
     ),
     Row(
         "prefetch: predictions that were not read are judged wrong",
         _PREDICTOR,
-        "            del self._open[token]\n            self._judge(False)",
-        "            del self._open[token]",
+        "                    self._judges[prediction.ground].judge(False)\n\n    def _is_read(",
+        "                    pass\n\n    def _is_read(",
         ("tests/core/test_prefetch.py::test_off_on_random_access_and_on_again",),
+    ),
+    Row(
+        "prefetch: a kind of guess that fails switches off itself only",
+        _PREDICTOR,
+        "{ground: _Judge(limit) for ground, limit in _UNJUDGED.items()}",
+        "dict.fromkeys(_UNJUDGED, _Judge(256))",
+        ("tests/core/test_prefetch.py::test_each_ground_is_judged_by_itself",),
     ),
     Row(
         "prefetch: what is not listed yet is looked for again",
@@ -130,7 +137,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "prefetch: it evicts nothing that was read",
         _PREFETCH,
-        " or index.short(size) > index.cold_bytes:",
+        " or index.short(coming + size) > index.cold_bytes:",
         ":",
         ("tests/engine/test_prefetch.py::test_it_takes_nothing_from_what_was_read",),
     ),

@@ -352,7 +352,7 @@ def test_what_a_mount_tells(b2fs: B2fs, stub: Stub, mountpoint: str) -> None:
     shown = b2fs("stats", mountpoint).stdout
     assert "90 hits, 10 misses (90.0% hits)" in shown and "b2_upload_file" in shown and "A 5, C 1" in shown
     assert "event loop:" in shown and "23 tasks" in shown
-    assert "50, 40 of them read, 3 wasted (3KiB), 7 not read yet; off: too few were read" in shown
+    assert "50, 40 of them read, 3 wasted (3KiB), 7 not read yet; off where too few were read" in shown
     left_out = "2 files (6GiB) had no room in half of the cache"
     assert f"8 files, 3MiB of 5GiB, 2MiB of it here; {left_out}" in shown
     assert left_out in b2fs("status", mountpoint).stdout
