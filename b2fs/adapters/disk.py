@@ -17,6 +17,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -31,6 +32,8 @@ from b2fs.errors import Damaged, NoSpace, StateError
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4): another one after each boot
 _FOLDERS = ("scratch", "staged", "cache", "part", "quarantine")
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file, atomically
+_SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Python has no door to it
 _COPY_STEP = 8 * 1024 * 1024
 _HASH_STEP = 1024 * 1024
 
@@ -227,6 +230,24 @@ class Disk:
             finally:
                 os.close(fd)
 
+    def secure_parts(self, numbers: list[int]) -> set[int]:
+        """The same for many, together; of which ones it is true now. Waits for the disk."""
+        kept = set[int]()
+        fds = dict[int, int]()
+        try:
+            for number in numbers:
+                with contextlib.suppress(OSError):
+                    fds[number] = os.open(self.part_path(number), os.O_RDONLY | os.O_CLOEXEC)
+                    _begin_to_write(fds[number])
+            for number, fd in fds.items():
+                with contextlib.suppress(OSError):
+                    os.fsync(fd)
+                    kept.add(number)
+        finally:
+            for fd in fds.values():
+                os.close(fd)
+        return kept
+
     def part_to_blob(self, number: int, name: str) -> None:
         with disk_errors():
             target = self.blob_path(name)
@@ -258,10 +279,11 @@ class Disk:
 
     def open_blob(self, name: str) -> int:
         """Its descriptor, or -1 if it is not there."""
-        try:
-            return os.open(self.blob_path(name), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return -1
+        return _open_if_there(self.blob_path(name))
+
+    def open_part(self, number: int) -> int:
+        """The same for what has not become a blob yet."""
+        return _open_if_there(self.part_path(number))
 
     def same_as_blobs(self, number: int, blobs: Iterable[tuple[str, int]], step: int) -> list[tuple[int, int]]:
         """Where staged content equals clean content that lies here, in steps of `step` bytes: half-open ranges, in order.
@@ -377,6 +399,21 @@ def _same(whole: int, part: int, offset: int, step: int) -> Iterator[tuple[int, 
         size = min(step, length - start)
         if os.pread(whole, size, offset + start) == os.pread(part, size, start):
             yield offset + start, offset + start + size
+
+
+def _open_if_there(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+
+
+def _begin_to_write(fd: int) -> None:
+    """Have the kernel begin to write a file, without waiting: of files whose blocks are on their way one fsync puts all into
+    the file system's journal, else each costs a commit of it.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def fsync(fd: int) -> None:
