@@ -187,9 +187,12 @@ class Disk:
         is on stable storage.
         """
         with disk_errors():
-            target = self.blob_path(name)
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            _link(self.staged_path(number), target)
+            source, target = self.staged_path(number), self.blob_path(name)
+            try:
+                _link(source, target)
+            except FileNotFoundError:
+                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                _link(source, target)
 
     def has_content(self, folder: str, number: int) -> bool:
         return os.path.exists(f"{self.root}/{folder}/{number}")

@@ -71,7 +71,7 @@ class _Fresh(NamedTuple):
     """A blob that has not settled."""
 
     number: int
-    """Of its file in ``part/``."""
+    """Of its file in ``part/``; 0: it has its place and is safe, only its row is missing."""
     size: int
 
 
@@ -181,7 +181,7 @@ class Cache:
         fd: int | None = self._files.get(name)
         if fd is None:
             disk, fresh = self._volume.disk, self._fresh.get(name)
-            fd = disk.open_part(fresh.number) if fresh is not None else disk.open_blob(name)
+            fd = disk.open_part(fresh.number) if fresh is not None and fresh.number else disk.open_blob(name)
             if fd < 0:
                 return -1
             self._files[name] = fd
@@ -260,7 +260,7 @@ class Cache:
     # ------------------------------------------------------------ settling
 
     def _arrived(self, name: str, size: int, number: int) -> None:
-        """A small blob can be read from now on."""
+        """A small blob can be read from now on, or one of any size that needs no more than its row (`number` 0)."""
         self._count(name, size)
         self._fresh[name] = _Fresh(number, size)
         if not self._settling:
@@ -282,7 +282,9 @@ class Cache:
         volume, fresh = self._volume, list(self._fresh.items())
         if not fresh:
             return
-        kept = await volume.seam.thread(volume.disk.secure_parts, [blob.number for _, blob in fresh])
+        kept = {0}
+        if parts := [blob.number for _, blob in fresh if blob.number]:
+            kept |= await volume.seam.thread(volume.disk.secure_parts, parts)
         for start in range(0, len(fresh), _PLACED):
             batch, now_s = fresh[start : start + _PLACED], int(time.time())
             placed = [(name, blob.size) for name, blob in batch if self._place(name, blob, blob.number in kept)]
@@ -295,7 +297,8 @@ class Cache:
             return False  # it was evicted or renamed meanwhile
         try:
             if secure:
-                self._volume.seam.inline(self._volume.disk.part_to_blob, blob.number, name)
+                if blob.number:
+                    self._volume.seam.inline(self._volume.disk.part_to_blob, blob.number, name)
                 del self._fresh[name]
                 return True
             log.warning("the disk did not keep what was fetched as %s", name)
@@ -321,15 +324,16 @@ class Cache:
         """A blob goes; the index has forgotten it."""
         self._close(name)
         fresh = self._fresh.pop(name, None)
-        if fresh is not None:
+        if fresh is not None and fresh.number:
             self._volume.seam.inline(self._volume.disk.drop_part, fresh.number)
         else:
             self._volume.seam.inline(self._volume.disk.drop_blob, name)
         self._no_longer_unread(name)
 
     def adopt(self, name: str, size: int) -> None:
-        """A staged file became a blob: room for it is made afterwards."""
-        self.add(name, size)
+        """A staged file became a blob: room for it is made afterwards, and its row comes when it settles."""
+        if name not in self._fresh:
+            self._arrived(name, size, 0)
         short = self.index.short(0)
         if short:
             self._evict(short)
@@ -409,12 +413,14 @@ class Cache:
         old_stem, new_stem = chunks.whole(old_id), chunks.whole(new_id)
         change = Change()
         for name in self._fresh_of(old_stem):
-            new, blob = new_stem + name.removeprefix(old_stem), self._fresh.pop(name)
+            new, fresh = new_stem + name.removeprefix(old_stem), self._fresh.pop(name)
+            if not fresh.number:
+                self._volume.seam.inline(self._volume.disk.rename_blob, name, new)
             self._close(name)
             self._no_longer_unread(name)
             self.index.forget(name)
-            self.index.add(new, blob.size)
-            self._fresh[new] = blob
+            self.index.add(new, fresh.size)
+            self._fresh[new] = fresh
         for blob in self._volume.journal.blobs_of(old_stem):
             new = new_stem + blob.name.removeprefix(old_stem)
             self._close(blob.name)

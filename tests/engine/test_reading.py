@@ -509,7 +509,9 @@ async def test_small_blobs_settle_together(
     async with world.mount(predict=False) as m:
         commits: list[int] = []
         commit = m.volume.journal.commit
-        monkeypatch.setattr(m.volume.journal, "commit", lambda change: (commits.append(len(change.blobs)), commit(change)))
+        monkeypatch.setattr(
+            m.volume.journal, "commit", lambda change: (commits.append(len(change.blobs)), commit(change))
+        )
         for number in range(40):
             assert await m.read(f"d/{number}") == _bytes(100, number)
         assert m.volume.journal.blob_totals() == (0, 0)
@@ -593,3 +595,33 @@ async def test_a_blob_is_spoilt_before_it_has_settled(world: World, autojump_clo
         m.engine.cache.lose((await m.node("x")).inode.file_id)
         await trio.sleep(1)
         assert m.engine.cache.index.used == 0 and m.volume.disk.blob_folders() == []
+
+
+async def test_what_was_uploaded_settles_with_the_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Confirmed content is a blob at once, its row comes with those of others; evicted or renamed before, it leaves none."""
+    async with world.mount() as m:
+        commits: list[int] = []
+        commit = m.volume.journal.commit
+        monkeypatch.setattr(
+            m.volume.journal, "commit", lambda change: (commits.append(len(change.blobs)), commit(change))
+        )
+        for number in range(20):
+            await m.write(f"{number}", b"content")
+        await m.drained()
+        cache, file_ids = m.engine.cache, [(await m.node(f"{number}")).inode.file_id for number in range(20)]
+        assert cache.index.used == 140
+        assert all(m.volume.disk.has_blob(file_id) for file_id in file_ids)
+        cache.rename(file_ids[-1], "other")
+        assert m.volume.disk.has_blob("other") and not m.volume.disk.has_blob(file_ids[-1])
+        await trio.sleep(1)
+        assert m.volume.journal.blob_totals() == (140, 20) and m.volume.journal.blob("other") is not None
+        assert len([count for count in commits if count]) <= 3
+        await m.write("x", b"content")
+        await m.drained()
+        cache._evict(1 << 40)
+        assert not m.volume.disk.has_blob((await m.node("x")).inode.file_id)
+        await trio.sleep(1)
+        assert m.volume.journal.blob_totals() == (0, 0) and cache.index.used == 0
+        assert await m.read("x") == b"content"

@@ -602,8 +602,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "power: what has a name in the cache is on the disk",
         _CACHE,
-        "        kept = await volume.seam.thread(volume.disk.secure_parts, [blob.number for _, blob in fresh])",
-        "        kept = {blob.number for _, blob in fresh}",
+        "            kept |= await volume.seam.thread(volume.disk.secure_parts, parts)",
+        "            kept |= {*parts}",
         (_POWER + "test_the_cache_may_be_anything",),
     ),
     Row(

@@ -14,6 +14,7 @@ import logging
 import re
 import threading
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import requests
@@ -105,7 +106,8 @@ class _Adapter(HTTPAdapter):
     """
 
     def __init__(self, connections: int) -> None:
-        self._pools: dict[str, HTTPConnectionPool] = {}
+        self._pools = WeakValueDictionary[str, HTTPConnectionPool]()
+        """By origin; the manager holds them, and lets go of those that were made the longest ago."""
         # Upload pods are hosts of their own, hence as many pools as connections.
         super().__init__(pool_connections=connections, pool_maxsize=connections)
 
@@ -119,7 +121,7 @@ class _Adapter(HTTPAdapter):
         url = request.url or ""
         origin = url[: _path_at(url)]
         pool = self._pools.get(origin)
-        if pool is None or pool.pool is None:  # the manager has closed it: of all it was not asked for the longest
+        if pool is None:
             pool = super().get_connection_with_tls_context(request, verify, proxies, cert)
             super().cert_verify(pool, url, verify, cert)
             self._pools[origin] = pool
@@ -169,7 +171,7 @@ class _Session(requests.Session):
             prepared.headers["Content-Length"] = str(len(data))
         response = self._adapter.send(prepared, stream, timeout)
         if not stream:
-            response.content  # reads it, and gives the connection back
+            _ = response.content  # reads it, and gives the connection back
         return response
 
 
