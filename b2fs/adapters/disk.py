@@ -5,7 +5,8 @@ Layout (all 0700/0600)
   ``staged/NUMBER``      sealed, immutable content that waits for its upload; the number that it had as scratch
   ``cache/XX/BLOB``      clean content: ``FILE_ID`` is a whole version, ``FILE_ID.N`` its chunk N; XX are two
                          hex digits of a hash, so that no directory grows without bound
-  ``part/N``             a fetch in progress; becomes a blob by a rename, so a blob is always whole
+  ``part/N``             a fetch in progress, or one that came and is not on stable storage yet; becomes a blob by a rename,
+                         so a blob is always whole
   ``quarantine/``        content that failed its checksum; kept for a person
 
 Rules
@@ -191,7 +192,7 @@ class Disk:
             try:
                 _link(source, target)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                _make_folder_of(target)
                 _link(source, target)
 
     def has_content(self, folder: str, number: int) -> bool:
@@ -257,7 +258,7 @@ class Disk:
             try:
                 os.rename(self.part_path(number), target)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                _make_folder_of(target)
                 os.rename(self.part_path(number), target)
 
     def drop_part(self, number: int) -> None:
@@ -267,7 +268,7 @@ class Disk:
         """Whether there was one."""
         with disk_errors():
             target = self.blob_path(new)
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            _make_folder_of(target)
             try:
                 os.rename(self.blob_path(old), target)
             except FileNotFoundError:
@@ -402,6 +403,12 @@ def _same(whole: int, part: int, offset: int, step: int) -> Iterator[tuple[int, 
         size = min(step, length - start)
         if os.pread(whole, size, offset + start) == os.pread(part, size, start):
             yield offset + start, offset + start + size
+
+
+def _make_folder_of(blob_path: str) -> None:
+    """The folder of a blob; most are there once some hundred blobs were."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.dirname(blob_path), 0o700)
 
 
 def _open_if_there(path: str) -> int:

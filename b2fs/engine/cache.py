@@ -316,7 +316,8 @@ class Cache:
         self._note(Change(blobs=[Blob(name, size, int(time.time()))]))
 
     def _count(self, name: str, size: int) -> None:
-        if not self.index.is_hot(name) and (old := self._volume.journal.blob(name)) is not None:
+        may_be_cold = self.index.cold_count > 0 and not self.index.is_hot(name)
+        if may_be_cold and (old := self._volume.journal.blob(name)) is not None:
             self.index.forget_cold(old.size)
         self.index.add(name, size)
 
