@@ -36,6 +36,8 @@ _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file, ato
 _SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Python has no door to it
 _COPY_STEP = 8 * 1024 * 1024
+_SYNCED = 64
+"""Files that are synced together: each takes a descriptor meanwhile."""
 _HASH_STEP = 1024 * 1024
 
 
@@ -237,19 +239,20 @@ class Disk:
     def secure_parts(self, numbers: list[int]) -> set[int]:
         """The same for many, together; of which ones it is true now. Waits for the disk."""
         kept = set[int]()
-        fds = dict[int, int]()
-        try:
-            for number in numbers:
-                with contextlib.suppress(OSError):
-                    fds[number] = os.open(self.part_path(number), os.O_RDONLY | os.O_CLOEXEC)
-                    _begin_to_write(fds[number])
-            for number, fd in fds.items():
-                with contextlib.suppress(OSError):
-                    os.fsync(fd)
-                    kept.add(number)
-        finally:
-            for fd in fds.values():
-                os.close(fd)
+        for start in range(0, len(numbers), _SYNCED):
+            fds = dict[int, int]()
+            try:
+                for number in numbers[start : start + _SYNCED]:
+                    with contextlib.suppress(OSError):
+                        fds[number] = os.open(self.part_path(number), os.O_RDONLY | os.O_CLOEXEC)
+                        _begin_to_write(fds[number])
+                for number, fd in fds.items():
+                    with contextlib.suppress(OSError):
+                        os.fsync(fd)
+                        kept.add(number)
+            finally:
+                for fd in fds.values():
+                    os.close(fd)
         return kept
 
     def part_to_blob(self, number: int, name: str) -> None:

@@ -272,6 +272,8 @@ class Cache:
             while self._fresh:
                 await trio.sleep(_SETTLE_S)
                 await self.settle()
+        except Exception:  # a bug here must not take the mount away; who fetches next begins anew
+            log.exception("what was fetched could not settle")
         finally:
             self._settling = False
 
@@ -302,7 +304,7 @@ class Cache:
                 del self._fresh[name]
                 return True
             log.warning("the disk did not keep what was fetched as %s", name)
-        except (NoSpace, Damaged) as error:
+        except (NoSpace, Damaged, OSError) as error:
             log.warning("what was fetched as %s cannot be kept: %s", name, error)
         self.index.forget(name)
         self._drop(name)

@@ -572,6 +572,23 @@ async def test_what_the_disk_does_not_keep_is_no_blob(
     assert len(world.bucket.calls("fetch")) == 2
 
 
+async def test_somebody_takes_away_what_has_not_settled(world: World, autojump_clock: object) -> None:
+    """A file that is gone is no blob, whoever took it, and nobody else is troubled."""
+    seam = HookSeam()
+    world.bucket.put("x", b"content")
+    async with world.mount(seam=seam) as m:
+
+        async def take() -> None:
+            for number in m.volume.disk.numbers("part"):
+                m.volume.disk.drop_part(number)
+
+        assert await m.read("x") == b"content"
+        seam.after["secure_parts"] = take
+        await trio.sleep(1)
+        assert not seam.after and m.engine.cache.index.used == 0
+        assert await m.read("x") == b"content"
+
+
 def _fails(fd: int) -> None:
     raise OSError(5, "Input/output error")
 
