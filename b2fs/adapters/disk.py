@@ -5,7 +5,8 @@ Layout (all 0700/0600)
   ``staged/NUMBER``      sealed, immutable content that waits for its upload; the number that it had as scratch
   ``cache/XX/BLOB``      clean content: ``FILE_ID`` is a whole version, ``FILE_ID.N`` its chunk N; XX are two
                          hex digits of a hash, so that no directory grows without bound
-  ``part/N``             a fetch in progress; becomes a blob by a rename, so a blob is always whole
+  ``part/N``             a fetch in progress, or one that came and is not on stable storage yet; becomes a blob by a rename,
+                         so a blob is always whole
   ``quarantine/``        content that failed its checksum; kept for a person
 
 Rules
@@ -17,6 +18,7 @@ Rules
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -31,7 +33,11 @@ from b2fs.errors import Damaged, NoSpace, StateError
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"  # random(4): another one after each boot
 _FOLDERS = ("scratch", "staged", "cache", "part", "quarantine")
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file, atomically
+_SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
+_sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Python has no door to it
 _COPY_STEP = 8 * 1024 * 1024
+_SYNCED = 64
+"""Files that are synced together: each takes a descriptor meanwhile."""
 _HASH_STEP = 1024 * 1024
 
 
@@ -184,9 +190,12 @@ class Disk:
         is on stable storage.
         """
         with disk_errors():
-            target = self.blob_path(name)
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-            _link(self.staged_path(number), target)
+            source, target = self.staged_path(number), self.blob_path(name)
+            try:
+                _link(source, target)
+            except FileNotFoundError:
+                _make_folder_of(target)
+                _link(source, target)
 
     def has_content(self, folder: str, number: int) -> bool:
         return os.path.exists(f"{self.root}/{folder}/{number}")
@@ -227,13 +236,32 @@ class Disk:
             finally:
                 os.close(fd)
 
+    def secure_parts(self, numbers: list[int]) -> set[int]:
+        """The same for many, together; of which ones it is true now. Waits for the disk."""
+        kept = set[int]()
+        for start in range(0, len(numbers), _SYNCED):
+            fds = dict[int, int]()
+            try:
+                for number in numbers[start : start + _SYNCED]:
+                    with contextlib.suppress(OSError):
+                        fds[number] = os.open(self.part_path(number), os.O_RDONLY | os.O_CLOEXEC)
+                        _begin_to_write(fds[number])
+                for number, fd in fds.items():
+                    with contextlib.suppress(OSError):
+                        os.fsync(fd)
+                        kept.add(number)
+            finally:
+                for fd in fds.values():
+                    os.close(fd)
+        return kept
+
     def part_to_blob(self, number: int, name: str) -> None:
         with disk_errors():
             target = self.blob_path(name)
             try:
                 os.rename(self.part_path(number), target)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                _make_folder_of(target)
                 os.rename(self.part_path(number), target)
 
     def drop_part(self, number: int) -> None:
@@ -243,7 +271,7 @@ class Disk:
         """Whether there was one."""
         with disk_errors():
             target = self.blob_path(new)
-            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            _make_folder_of(target)
             try:
                 os.rename(self.blob_path(old), target)
             except FileNotFoundError:
@@ -258,10 +286,11 @@ class Disk:
 
     def open_blob(self, name: str) -> int:
         """Its descriptor, or -1 if it is not there."""
-        try:
-            return os.open(self.blob_path(name), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return -1
+        return _open_if_there(self.blob_path(name))
+
+    def open_part(self, number: int) -> int:
+        """The same for what has not become a blob yet."""
+        return _open_if_there(self.part_path(number))
 
     def same_as_blobs(self, number: int, blobs: Iterable[tuple[str, int]], step: int) -> list[tuple[int, int]]:
         """Where staged content equals clean content that lies here, in steps of `step` bytes: half-open ranges, in order.
@@ -377,6 +406,27 @@ def _same(whole: int, part: int, offset: int, step: int) -> Iterator[tuple[int, 
         size = min(step, length - start)
         if os.pread(whole, size, offset + start) == os.pread(part, size, start):
             yield offset + start, offset + start + size
+
+
+def _make_folder_of(blob_path: str) -> None:
+    """The folder of a blob; most are there once some hundred blobs were."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.dirname(blob_path), 0o700)
+
+
+def _open_if_there(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return -1
+
+
+def _begin_to_write(fd: int) -> None:
+    """Have the kernel begin to write a file, without waiting: of files whose blocks are on their way one fsync puts all into
+    the file system's journal, else each costs a commit of it.
+    """
+    if _sync_file_range is not None:
+        _sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _SYNC_FILE_RANGE_WRITE)
 
 
 def fsync(fd: int) -> None:

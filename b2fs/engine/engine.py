@@ -374,6 +374,8 @@ async def running(
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 with contextlib.suppress(Exception):
+                    await trio.lowlevel.checkpoint()  # who has his answer already ends what he began with it
+                    await engine.cache.settle()
                     engine.cache.close()
                 for node in volume.tree.nodes.values():
                     if node.fd >= 0:

@@ -214,7 +214,7 @@ class Prefetch:
         """What is to be fetched for a file; None if it is here, large, or not a clean file."""
         if inode is None or not inode.is_file or inode.scratch or inode.staged or not inode.file_id:
             return None
-        if not 0 < inode.size <= _SMALL or self._volume.disk.has_blob(chunks.whole(inode.file_id)):
+        if not 0 < inode.size <= _SMALL or self._cache.has(chunks.whole(inode.file_id)):
             return None
         return Wanted(inode.file_id, inode.size, inode.sha1)
 
@@ -283,7 +283,7 @@ class Prefetch:
             if queue is self._predicted and not self._predictor.expects(wanted.blob):
                 continue  # read, or too late; or this kind of prediction is off
             is_coming = wanted.blob in self._on_the_way or self._cache.is_coming(wanted.blob)
-            if is_coming or self._volume.disk.has_blob(wanted.blob):
+            if is_coming or self._cache.has(wanted.blob):
                 continue
             if self._has_room(wanted.size):
                 return wanted

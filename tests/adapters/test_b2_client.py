@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
@@ -794,6 +795,42 @@ def test_connections_are_kept(devbucket: DevBucket, calls: Calls) -> None:
     with ThreadPoolExecutor(32) as pool:
         list(pool.map(lambda n: fetch(file_id, f"{calls.directory}/{n % 64}", 0, 100, ""), range(320)))
     assert 24 <= devbucket.admin.state()["connections"] - before <= 32
+
+
+def test_connections_to_many_hosts_are_not_all_kept() -> None:
+    """Upload pods come and go: those of the last hosts are kept, the others closed; and a host may come back."""
+    adapter = transport._Session(2).get_adapter("https://")
+    origins = [f"https://pod-{number}.example.org" for number in range(6)]
+    for origin in [*origins, origins[0]]:
+        adapter.get_connection_with_tls_context(requests.Request("GET", f"{origin}/x").prepare(), True)
+    gc.collect()
+    assert sorted(adapter._pools) == [origins[0], origins[5]]
+
+
+def test_servers_have_to_prove_who_they_are() -> None:
+    """Certificates are verified: our session leaves out much of what requests does, not that."""
+    adapter = transport._Session(4).get_adapter("https://")
+    request = requests.Request("GET", "https://api.backblazeb2.com/b2api/v4/x").prepare()
+    pool = adapter.get_connection_with_tls_context(request, True)
+    assert isinstance(pool, urllib3.HTTPSConnectionPool)
+    assert pool.cert_reqs == "CERT_REQUIRED" and pool.ca_certs
+    assert adapter.get_connection_with_tls_context(request, True) is pool
+
+
+def test_redirects_are_not_followed(devbucket: DevBucket, calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """B2 sends none; our token goes nowhere else because some server says so."""
+    session = calls.client._api.b2_http.session
+    real = session.get_adapter("http://").send
+
+    def moved(*args: Any, **keywords: Any) -> requests.Response:
+        response = real(*args, **keywords)
+        response.status_code, response.raw.headers["Location"] = 302, devbucket.url
+        return response
+
+    monkeypatch.setattr(session.get_adapter("http://"), "send", moved)
+    before = devbucket.admin.counters()["calls"].get("b2_hide_file", 0)
+    assert calls.fails("b2_hide_file").fault is Fault.TRANSIENT
+    assert devbucket.admin.counters()["calls"]["b2_hide_file"] == before + 1
 
 
 def test_what_we_rely_on_in_b2sdk() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -17,7 +18,7 @@ import trio.testing
 
 from b2fs.adapters.b2 import wire
 from b2fs.adapters.b2.client import B2Client
-from b2fs.adapters.b2.process import TransferProcess, next_pause
+from b2fs.adapters.b2.process import TransferProcess, _Outbox, next_pause
 from b2fs.adapters.b2.settings import Settings
 from b2fs.core.bucket import Requests, Version
 from b2fs.errors import B2fsError, BucketError, Damaged, Fault, NoSpace
@@ -390,7 +391,9 @@ def test_errors_survive_the_wire(error: B2fsError) -> None:
 async def test_child_that_dies_as_soon_as_it_is_up() -> None:
     """A call that was just let through to a child that is gone again waits for the next one; it is no bug."""
     transfer = TransferProcess(Settings("id", "key", "bucket"))
-    outbox, sent = trio.open_memory_channel[bytes](1)
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    outbox = _Outbox(ours)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transfer.head, "key")
         await trio.testing.wait_all_tasks_blocked()
@@ -402,5 +405,47 @@ async def test_child_that_dies_as_soon_as_it_is_up() -> None:
         transfer._outbox = outbox
         transfer._up.set()
         with trio.fail_after(10):
-            await sent.receive()
+            await trio.lowlevel.wait_readable(theirs)
         nursery.cancel_scope.cancel()
+    ours.close()
+    theirs.close()
+
+
+async def test_child_that_does_not_keep_up() -> None:
+    """What the socket does not take at once is sent later, whole and in order, and what comes meanwhile after it."""
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    outbox = _Outbox(ours)
+    frames = [wire.frame(wire.Ask(number, wire.Head(f"{number:01000}"))) for number in range(1, 1001)]
+    deframer, received = wire.Deframer(), list[bytes]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(outbox.run)
+        for number, data in enumerate(frames):
+            outbox.put(data)
+            if number > 800:
+                await trio.lowlevel.checkpoint()
+                received += deframer.feed(theirs.recv(1000))
+        with trio.fail_after(10):
+            while len(received) < len(frames):
+                await trio.lowlevel.wait_readable(theirs)
+                received += deframer.feed(theirs.recv(65536))
+        nursery.cancel_scope.cancel()
+    assert [wire.frame(msgspec.msgpack.decode(body, type=wire.Ask)) for body in received] == frames
+    ours.close()
+    theirs.close()
+
+
+async def test_cancelled_caller_asks_for_nothing() -> None:
+    """A call in a scope that is cancelled already never reaches the child: it might write."""
+    transfer = TransferProcess(Settings("id", "key", "bucket"))
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    theirs.setblocking(False)
+    transfer._outbox = _Outbox(ours)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await transfer.hide("key")
+    with pytest.raises(BlockingIOError):
+        theirs.recv(1)
+    ours.close()
+    theirs.close()

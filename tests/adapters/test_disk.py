@@ -220,3 +220,11 @@ def test_full_tmpfs(tmp_path: Path) -> None:
         disk.close()
     finally:
         subprocess.run(["umount", "-l", small], check=True)
+
+
+def test_parts_are_secured_together(disk: Disk) -> None:
+    """However many there are; one that is gone is not among those that are safe."""
+    for number in range(1, 201):
+        Path(disk.part_path(number)).write_bytes(b"content")
+    disk.drop_part(7)
+    assert disk.secure_parts([*range(1, 201)]) == {*range(1, 201)} - {7}

@@ -495,3 +495,150 @@ async def test_fsync_covers_a_seal_that_comes_between(world: World, autojump_clo
         await m.close(handle)
         assert node.inode.staged
     assert "staged" in synced
+
+
+# ---------------------------------------------------------------- settling
+
+
+async def test_small_blobs_settle_together(
+    world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Files that are fetched one after the other are read at once, and get their places and rows by few commits."""
+    for number in range(40):
+        world.bucket.put(f"d/{number}", _bytes(100, number))
+    async with world.mount(predict=False) as m:
+        commits: list[int] = []
+        commit = m.volume.journal.commit
+        monkeypatch.setattr(
+            m.volume.journal, "commit", lambda change: (commits.append(len(change.blobs)), commit(change))
+        )
+        for number in range(40):
+            assert await m.read(f"d/{number}") == _bytes(100, number)
+        assert m.volume.journal.blob_totals() == (0, 0)
+        assert m.engine.cache.index.used == 4000
+        await trio.sleep(1)
+        assert m.volume.journal.blob_totals() == (4000, 40)
+        assert len([count for count in commits if count]) <= 4
+        assert [*m.volume.disk.numbers("part")] == []
+        m.engine.cache._files.clear()
+        assert await m.read("d/7") == _bytes(100, 7)
+    assert len(world.bucket.calls("fetch")) == 40
+
+
+async def test_a_stop_settles(world: World, autojump_clock: object) -> None:
+    """What was fetched right before the end is here after it."""
+    world.bucket.put("x", b"content")
+    async with world.mount() as m:
+        assert await m.read("x") == b"content"
+    async with world.mount() as m:
+        assert await m.read("x") == b"content"
+    assert len(world.bucket.calls("fetch")) == 1
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+async def test_a_blob_is_evicted_before_it_has_settled(world: World, when: str, autojump_clock: object) -> None:
+    """It goes as any other, and does not come back by what was under way for it."""
+    world.bucket.put("x", b"content")
+    seam = HookSeam()
+    async with world.mount(seam=seam) as m:
+
+        async def evict() -> None:
+            m.engine.cache._evict(1 << 40)
+
+        await m.read("x")
+        if when == "before":
+            await evict()
+        else:
+            seam.after["secure_parts"] = evict
+        await trio.sleep(1)
+        assert not seam.after
+        assert m.volume.disk.blob_folders() == [] and [*m.volume.disk.numbers("part")] == []
+        assert m.engine.cache.index.used == 0 and m.volume.journal.blob_totals() == (0, 0)
+        assert await m.read("x") == b"content"
+
+
+async def test_what_the_disk_does_not_keep_is_no_blob(
+    world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """A sync that fails takes nothing from who has read, and the next reader fetches anew."""
+    world.bucket.put("x", b"content")
+    async with world.mount() as m:
+        with monkeypatch.context() as failing:
+            failing.setattr("b2fs.adapters.disk.os.fsync", _fails)
+            assert await m.read("x") == b"content"
+            await trio.sleep(1)
+        assert m.engine.cache.index.used == 0 and m.volume.disk.blob_folders() == []
+        assert await m.read("x") == b"content"
+    assert len(world.bucket.calls("fetch")) == 2
+
+
+async def test_somebody_takes_away_what_has_not_settled(world: World, autojump_clock: object) -> None:
+    """A file that is gone is no blob, whoever took it, and nobody else is troubled."""
+    seam = HookSeam()
+    world.bucket.put("x", b"content")
+    async with world.mount(seam=seam) as m:
+
+        async def take() -> None:
+            for number in m.volume.disk.numbers("part"):
+                m.volume.disk.drop_part(number)
+
+        assert await m.read("x") == b"content"
+        seam.after["secure_parts"] = take
+        await trio.sleep(1)
+        assert not seam.after and m.engine.cache.index.used == 0
+        assert await m.read("x") == b"content"
+
+
+def _fails(fd: int) -> None:
+    raise OSError(5, "Input/output error")
+
+
+async def test_a_version_gets_another_id_before_its_blob_has_settled(world: World, autojump_clock: object) -> None:
+    """The blob takes the new name, and settles under it."""
+    world.bucket.put("x", b"content")
+    async with world.mount() as m:
+        await m.read("x")
+        m.engine.cache.rename((await m.node("x")).inode.file_id, "other")
+        await trio.sleep(1)
+        assert m.volume.disk.has_blob("other") and m.volume.journal.blob_totals() == (7, 1)
+        assert m.engine.cache.index.used == 7
+
+
+async def test_a_blob_is_spoilt_before_it_has_settled(world: World, autojump_clock: object) -> None:
+    """What is lost of a version is all of it."""
+    world.bucket.put("x", b"content")
+    async with world.mount() as m:
+        await m.read("x")
+        m.engine.cache.lose((await m.node("x")).inode.file_id)
+        await trio.sleep(1)
+        assert m.engine.cache.index.used == 0 and m.volume.disk.blob_folders() == []
+
+
+async def test_what_was_uploaded_settles_with_the_rest(
+    world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Confirmed content is a blob at once, its row comes with those of others; evicted or renamed before, it leaves none."""
+    async with world.mount() as m:
+        commits: list[int] = []
+        commit = m.volume.journal.commit
+        monkeypatch.setattr(
+            m.volume.journal, "commit", lambda change: (commits.append(len(change.blobs)), commit(change))
+        )
+        for number in range(20):
+            await m.write(f"{number}", b"content")
+        await m.drained()
+        cache, file_ids = m.engine.cache, [(await m.node(f"{number}")).inode.file_id for number in range(20)]
+        assert cache.index.used == 140
+        assert all(m.volume.disk.has_blob(file_id) for file_id in file_ids)
+        cache.rename(file_ids[-1], "other")
+        assert m.volume.disk.has_blob("other") and not m.volume.disk.has_blob(file_ids[-1])
+        await trio.sleep(1)
+        assert m.volume.journal.blob_totals() == (140, 20) and m.volume.journal.blob("other") is not None
+        assert len([count for count in commits if count]) <= 3
+        await m.write("x", b"content")
+        await m.drained()
+        cache._evict(1 << 40)
+        assert not m.volume.disk.has_blob((await m.node("x")).inode.file_id)
+        await trio.sleep(1)
+        assert m.volume.journal.blob_totals() == (0, 0) and cache.index.used == 0
+        assert await m.read("x") == b"content"

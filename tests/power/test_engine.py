@@ -496,6 +496,7 @@ async def _read_anew(m: Mount, size: int) -> bytes:
     await m.volume.reaper.reap()
     m.engine.cache._evict(1 << 40)
     assert await m.read("a") == whole
+    await m.engine.cache.settle()
     await sync_directory(m)
     return whole
 

@@ -18,7 +18,6 @@ Units: ``*_s`` seconds.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import signal
 import socket
@@ -62,6 +61,41 @@ class _Call:
         self.ended.set()
 
 
+class _Outbox:
+    """Frames on their way to the child, whole and in order whoever is cancelled."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        """`sock` does not block, and stays the caller's."""
+        self._sock = sock
+        self._left = bytearray()
+        self._more = trio.Event()
+
+    def put(self, data: bytes) -> None:
+        """Send at once what the socket takes (all of it, but for a child that does not keep up), the rest in `run`."""
+        if not self._left:
+            data = data[self._send(data) :]
+        if data:
+            self._left += data
+            self._more.set()
+
+    async def run(self) -> None:
+        """Send what was left; never ends."""
+        while True:
+            await self._more.wait()
+            self._more = trio.Event()
+            while self._left:
+                await trio.lowlevel.wait_writable(self._sock)
+                del self._left[: self._send(self._left)]
+
+    def _send(self, data: bytes | bytearray) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # the child is dead: who receives sees it too
+            return len(data)
+
+
 class TransferProcess:
     """Implements `core.bucket.Bucket`. Needs `run` in some nursery, or use `open`."""
 
@@ -69,7 +103,7 @@ class TransferProcess:
         self._settings = settings
         self._ids = count(1)
         self._calls: dict[int, _Call] = {}
-        self._outbox: trio.MemorySendChannel[bytes] | None = None
+        self._outbox: _Outbox | None = None
         self._up = trio.Event()
         """Set while a child is there to take calls; replaced when it goes."""
         self._earlier = Requests()
@@ -131,7 +165,7 @@ class TransferProcess:
             except OSError as exc:
                 return f"did not start ({exc.strerror})"
             try:
-                reason = await self._serve(stream)
+                reason = await self._serve(stream, _Outbox(ours))
             finally:
                 self._process = None
                 process.kill()
@@ -140,22 +174,15 @@ class TransferProcess:
                 self._lost()
         return f"{reason} ({_how(status)})"
 
-    async def _serve(self, stream: trio.SocketStream) -> str:
+    async def _serve(self, stream: trio.SocketStream, outbox: _Outbox) -> str:
         async with trio.open_nursery() as nursery:
-            send, receive = trio.open_memory_channel[bytes](math.inf)
-            send.send_nowait(wire.frame(self._settings))
-            nursery.start_soon(self._send, stream, receive)
-            self._outbox = send
+            outbox.put(wire.frame(self._settings))
+            nursery.start_soon(outbox.run)
+            self._outbox = outbox
             self._up.set()
             reason = await self._receive(stream)
             nursery.cancel_scope.cancel()
         return reason
-
-    async def _send(self, stream: trio.SocketStream, outbox: trio.MemoryReceiveChannel[bytes]) -> None:
-        """Only this task writes, so a cancelled call never leaves half a frame."""
-        with suppress(trio.BrokenResourceError):  # the child is dead; `_receive` sees it too
-            async for data in outbox:
-                await stream.send_all(data)
 
     async def _receive(self, stream: trio.SocketStream) -> str:
         """Take answers until the child is dead, silent, or talks nonsense; returns which."""
@@ -205,17 +232,25 @@ class TransferProcess:
 
     async def _call(self, request: wire.Request, size: int = 0, least_s: float = 0.0) -> wire.Done:
         allowance_s = max(self._settings.allowance_s(size), least_s)
-        async with self._lanes[type(request)]:
+        lane = self._lanes[type(request)]
+        await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled asks for nothing more
+        try:
+            lane.acquire_nowait()
+        except trio.WouldBlock:
+            await lane.acquire()
+        try:
             with trio.move_on_after(allowance_s) as scope:
                 while self._outbox is None:  # the child may die again before we get on
                     await self._up.wait()
                 id, call = next(self._ids), _Call(scope, allowance_s)
-                self._outbox.send_nowait(wire.frame(wire.Ask(id, request)))
+                self._outbox.put(wire.frame(wire.Ask(id, request)))
                 self._calls[id] = call
                 try:
                     await call.ended.wait()
                 finally:
                     del self._calls[id]
+        finally:
+            lane.release()
         if scope.cancelled_caught:
             raise BucketError(Fault.TRANSIENT, f"B2 did not answer within {allowance_s:.0f} s")
         if isinstance(call.outcome, B2fsError):
