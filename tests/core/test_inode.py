@@ -25,7 +25,13 @@ from b2fs.core.inode import (
 DEFAULTS = Defaults(uid=1000, gid=1000)
 TYPES = [stat.S_IFREG, stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK, stat.S_IFDIR]
 IDS = st.integers(0, 2**32 - 2)
-XATTRS = st.dictionaries(st.binary(min_size=1, max_size=9).map(b"user.".__add__), st.binary(max_size=9), max_size=2)
+XATTRS = st.dictionaries(  # a name has no NUL, and none is b2fs's own
+    st.binary(min_size=1, max_size=9)
+    .filter(lambda name: b"\0" not in name and not name.startswith(b"b2fs."))
+    .map(b"user.".__add__),
+    st.binary(max_size=9),
+    max_size=2,
+)
 FARTHEST = 9_223_372_036_852_000_000
 """What a row can keep, in ns (`nearest_time`)."""
 NS = st.one_of(
