@@ -24,7 +24,7 @@ import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from zlib import crc32
 
 from b2fs.core.invariants import Files
@@ -236,9 +236,11 @@ class Disk:
             finally:
                 os.close(fd)
 
-    def secure_parts(self, numbers: list[int]) -> set[int]:
-        """The same for many, together; of which ones it is true now. Waits for the disk."""
-        kept = set[int]()
+    def secure_parts(self, blobs: Mapping[int, str]) -> set[int]:
+        """The same for many, together, numbers to the names that they get; of which ones it is true now. Their folders are
+        made too, which takes a file system longer than a file. Waits for the disk.
+        """
+        kept, numbers = set[int](), list(blobs)
         for start in range(0, len(numbers), _SYNCED):
             fds = dict[int, int]()
             try:
@@ -249,6 +251,7 @@ class Disk:
                 for number, fd in fds.items():
                     with contextlib.suppress(OSError):
                         os.fsync(fd)
+                        _make_folder_of(self.blob_path(blobs[number]))
                         kept.add(number)
             finally:
                 for fd in fds.values():

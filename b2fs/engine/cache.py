@@ -296,7 +296,7 @@ class Cache:
         if not fresh:
             return
         kept = {0}
-        if parts := [blob.number for _, blob in fresh if blob.number]:
+        if parts := {blob.number: name for name, blob in fresh if blob.number}:
             kept |= await volume.seam.thread(volume.disk.secure_parts, parts)
         for start in range(0, len(fresh), _PLACED):
             batch = fresh[start : start + _PLACED]

@@ -227,4 +227,5 @@ def test_parts_are_secured_together(disk: Disk) -> None:
     for number in range(1, 201):
         Path(disk.part_path(number)).write_bytes(b"content")
     disk.drop_part(7)
-    assert disk.secure_parts([*range(1, 201)]) == {*range(1, 201)} - {7}
+    assert disk.secure_parts({number: f"blob{number}" for number in range(1, 201)}) == {*range(1, 201)} - {7}
+    assert all(os.path.isdir(os.path.dirname(disk.blob_path(f"blob{number}"))) for number in range(8, 201))
