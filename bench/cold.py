@@ -17,7 +17,7 @@ from pathlib import Path
 from b2fs.devbucket.sample import sample_site
 from bench import workloads
 from bench.measure import Session, in_turn, timed
-from bench.peers import Absent, B2fs, Binding, Libfuse, Peer, Pinned, Rclone, quiet
+from bench.peers import Absent, B2fs, Binding, Libfuse, Peer, Rclone, quiet
 from bench.report import Reach, Row, Table
 from bench.seed import fill_bucket, fill_directory, of_sample
 from bench.workloads import Read, Workload
@@ -70,12 +70,11 @@ def _index_reach(count: int, seen: bool = False) -> tuple[Reach, ...]:
 
 
 def measure(session: Session) -> list[Table]:
-    peers = ["plain", "C", "pyfuse3", "b2fs", "b2fs pin", "rclone"]
-    ratios = (("rclone", "b2fs"), ("rclone", "b2fs pin"))
+    peers = ["plain", "C", "pyfuse3", "b2fs", "rclone"]
+    ratios = (("rclone", "b2fs"),)
     times = Table(
         "cold", f"Cold, {LATENCY_S * 1000:.0f} ms a request", peers, ratios=ratios,
-        intro="Seconds. `seen`: on a state directory (or cache) that did the same before, after a restart. "
-        "*b2fs pin*: with `pin = ['*.json']`.",
+        intro="Seconds. `seen`: on a state directory (or cache) that did the same before, after a restart.",
     )  # fmt: skip
     asked = Table(
         "cold-asked", "Cold: what was asked of the bucket", peers, ratios=ratios,
@@ -101,7 +100,6 @@ def _measure(session: Session, case: Case, number: int, table: Table) -> tuple[l
             lambda base: Libfuse(base, plain.path),
             lambda base: Binding(base, plain.path),
             lambda base: B2fs(base, server, "cold-bucket"),
-            lambda base: Pinned(base, server, "cold-bucket"),
             lambda base: Rclone(base, server, "cold-bucket", "mount2" if case.copies else "mount"),
         ]
         found: list[Peer] = [plain]

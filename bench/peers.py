@@ -298,16 +298,6 @@ class B2fs(Mounted):
         shutil.rmtree(self.state, ignore_errors=True)
 
 
-class Pinned(B2fs):
-    """As an operator of this application would set it: the documents are kept on this machine."""
-
-    name = "b2fs pin"
-    title = "b2fs with pin=*.json"
-
-    def __init__(self, base: Path, server: DevBucket, bucket: str) -> None:
-        super().__init__(base, server, bucket, pin="*.json")
-
-
 # ---------------------------------------------------------------- helpers
 
 

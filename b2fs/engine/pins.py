@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 CACHE_PART = 2
 """Pins fill at most 1/n of the cache."""
-LANES_PART = 4
+LANES_PART = 2
 """1/n of the fetch lanes, but one at least."""
 _SLICE = 20
 """Files that are looked at between two looks at other work: about 1 ms."""
@@ -74,18 +74,21 @@ class PinKeeper:
         """Something changed: remember whose pin it may be about. Of most changes it reads nothing but the inode rows."""
         found = [ino for ino in change.gone if self._pins.get(ino) is not None]
         links = {ino: (parent, name) for parent, name, ino in change.links}
+        paths: dict[int, str] = {}
         for inode in change.inodes:
-            is_candidate = _is_clean(inode) and (inode.ino not in links or self._is_named(*links[inode.ino]))
+            is_candidate = _is_clean(inode) and (inode.ino not in links or self._is_named(*links[inode.ino], paths))
             if is_candidate or self._pins.get(inode.ino) is not None:
                 found.append(inode.ino)
         if found:
             self._touched.update(dict.fromkeys(found))
             self._news.set()
 
-    def _is_named(self, parent: int, name: bytes) -> bool:
-        node = self._volume.tree.nodes.get(parent)
-        path = self._volume.tree.path(node) if node is not None else self._volume.journal.path_of(parent)
-        return self._patterns.match(names.join(path, name.decode()))
+    def _is_named(self, parent: int, name: bytes, paths: dict[int, str]) -> bool:
+        """`paths`: of directories, as far as they were looked for."""
+        if parent not in paths:
+            node = self._volume.tree.nodes.get(parent)
+            paths[parent] = self._volume.tree.path(node) if node is not None else self._volume.journal.path_of(parent)
+        return self._patterns.match(names.join(paths[parent], name.decode()))
 
     async def follow(self) -> None:
         """Keep what is pinned in line with the names; never ends, unless nothing is to be pinned."""

@@ -186,7 +186,7 @@ async def test_large_files_come_chunk_by_chunk(world: World, autojump_clock: obj
     world.bucket.put("film.json", data)
     fill(world, ["x"])
     world.bucket.gate.close("fetch")
-    async with world.mount(serve=True, fetches=12, cache_size=40 << 20, pin=JSON) as m:
+    async with world.mount(serve=True, fetches=6, cache_size=40 << 20, pin=JSON) as m:
         await ready(m)
         with trio.fail_after(100):
             await world.bucket.gate.waiting("fetch", 3)
