@@ -23,6 +23,7 @@ from bench.report import Table, from_json, markdown, to_json
 TABLES: dict[str, Callable[[Session], list[Table]]] = {
     "warm": warm.measure,
     "cold": cold.measure,
+    "latency": cold.latencies,
     "cost": cost.measure,
     "large": large.measure,
     "foreground": foreground.measure,
@@ -34,7 +35,7 @@ _HERE = Path(__file__).parent
 _BEGIN, _END = "<!-- tables -->\n", "<!-- end of tables -->\n"
 """Between them RESULTS.md is written anew."""
 _ROUNDS = 5
-_QUICK_ROUNDS = 3
+_QUICK_ROUNDS = 2
 _QUICK_SLOW_ROUNDS = 1
 
 

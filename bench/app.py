@@ -96,7 +96,7 @@ def _pages(session: Session, site: list[Seed], table: Table) -> list[Row]:
         for users in (1, _USERS)
         for share in (50, 95)
     }
-    views = session.sized(12, 4)
+    views = session.sized(12, 2)
 
     def sample(peer: Peer, number: int) -> list[float]:
         with serve(peer.path) as url:

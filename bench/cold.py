@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from b2fs.devbucket.sample import sample_site
@@ -28,6 +28,9 @@ _ALONE_S = 0.3
 """So long without a request, and nothing more is fetched ahead."""
 _DOWNLOADS = ("b2_download_file_by_id", "b2_download_file_by_name")
 _TENTH = Reach(1 / 10, "rclone")
+_PEERS = ["plain", "C", "pyfuse3", "b2fs", "rclone"]
+_RATIOS = (("rclone", "b2fs"),)
+_LATENCIES_S = (0.0, 0.02, LATENCY_S, 0.1)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,7 @@ def cases(quick: bool) -> list[Case]:
         *index,
         Case("open a dictation, 12 recordings", 15, workloads.open_dictation),
         Case("copy 52 files to temp", 15, workloads.copy_to_temp, copies=True),
-        Case("zip of 60 files", 15, workloads.export),
-        *(walks[:1] if quick else walks),
+        *(walks[:1] if quick else [Case("zip of 60 files", 15, workloads.export), *walks]),
     ]
 
 
@@ -70,30 +72,46 @@ def _index_reach(count: int, seen: bool = False) -> tuple[Reach, ...]:
 
 
 def measure(session: Session) -> list[Table]:
-    peers = ["plain", "C", "pyfuse3", "b2fs", "rclone"]
-    ratios = (("rclone", "b2fs"),)
     times = Table(
-        "cold", f"Cold, {LATENCY_S * 1000:.0f} ms a request", peers, ratios=ratios,
+        "cold", f"Cold, {LATENCY_S * 1000:.0f} ms a request", _PEERS, ratios=_RATIOS,
         intro="Seconds. `seen`: on a state directory (or cache) that did the same before, after a restart.",
     )  # fmt: skip
     asked = Table(
-        "cold-asked", "Cold: what was asked of the bucket", peers, ratios=ratios,
+        "cold-asked", "Cold: what was asked of the bucket", _PEERS, ratios=_RATIOS,
         intro="From before the mount until the bucket is left alone. In vain: fetched, and not read by the workload. "
         "What is nothing for both is left out.",
     )  # fmt: skip
-    for number, case in enumerate(cases(session.quick)):
+    for case in cases(session.quick):
         session.say(case.name)
-        rows, counts = _measure(session, case, number, times)
+        rows, counts = _measure(session, case, times, LATENCY_S)
         times.rows += rows
         asked.rows += counts
     return [times, asked]
 
 
-def _measure(session: Session, case: Case, number: int, table: Table) -> tuple[list[Row], list[Row]]:
+def latencies(session: Session) -> list[Table]:
+    """Two of them with a bucket that is nearer, or farther."""
+    table = Table(
+        "latency", "Cold, with a bucket near and far", _PEERS, ratios=_RATIOS,
+        intro="Seconds, on a state directory (or cache) that never saw the bucket.",
+    )  # fmt: skip
+    chosen = [
+        Case("index of 15 dictations", 15, workloads.index),
+        Case("open a dictation, 12 recordings", 15, workloads.open_dictation),
+    ]
+    for latency_s in (0.1,) if session.quick else _LATENCIES_S:
+        for case in chosen[1:] if session.quick else chosen:
+            named = replace(case, name=f"{case.name}, at {latency_s * 1000:.0f} ms")
+            session.say(named.name)
+            table.rows += _measure(session, named, table, latency_s)[0]
+    return [table]
+
+
+def _measure(session: Session, case: Case, table: Table, latency_s: float) -> tuple[list[Row], list[Row]]:
     """The rows of a case; its bucket, its directory and its peers are gone afterwards."""
     seeds = [*of_sample(sample_site(case.dictations))]
     with session.inner() as inner:
-        server = inner.devbucket(lambda root: fill_bucket(root, "cold-bucket", seeds), "--latency", str(LATENCY_S))
+        server = inner.devbucket(lambda root: fill_bucket(root, "cold-bucket", seeds), "--latency", str(latency_s))
         plain = inner.peer(Peer)
         fill_directory(plain.path, seeds)
         makers: list[Callable[[Path], Peer]] = [

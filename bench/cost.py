@@ -71,7 +71,8 @@ def _day(session: Session, table: Table) -> None:
         Row("a million page views of that kind", "$", reach=less),
     ]
     numbers = range(session.slow_rounds)
-    site = [*of_sample(sample_site())]
+    dictations = session.sized(15, 3)
+    site = [*of_sample(sample_site(dictations))]
 
     def fill(root: Path) -> None:
         for number in numbers:
@@ -88,7 +89,7 @@ def _day(session: Session, table: Table) -> None:
         peer.start()
         try:
             with serve(peer.path) as url:
-                report = run_story(url)
+                report = run_story(url, rounds=session.sized(2, 1), dictations=dictations)
             peer.settle()
         finally:
             peer.stop()

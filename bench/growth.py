@@ -38,9 +38,9 @@ _MB = 1e6
 
 
 def measure(session: Session) -> list[Table]:
-    sizes = [1_000, 10_000] if session.quick else [1_000, 100_000, 1_000_000]
+    sizes = [1_000, 5_000] if session.quick else [1_000, 100_000, 1_000_000]
     tables = [_names(session, sizes)]
-    tables.append(_cache(session, [0, 1 << 30] if session.quick else [0, 1 << 30, 100 << 30]))
+    tables.append(_cache(session, [0, 1 << 28] if session.quick else [0, 1 << 30, 100 << 30]))
     return tables
 
 
@@ -95,6 +95,7 @@ def _with_names(session: Session, size: int) -> dict[str, list[float]]:
     peer = session.peer(lambda base: B2fs(base, server, "growth", quiet_period=_STILL, max_dirty_age=_STILL))
     found: dict[str, list[float]] = {}
     for _ in range(session.slow_rounds):
+        peer.stop()
         peer.forget_local()
         found.setdefault("first", []).append(timed(peer.start))
         found.setdefault("listed", []).append(found["first"][-1] + timed(lambda: quiet(server, _LISTED_S)) - _LISTED_S)

@@ -43,10 +43,10 @@ _PACE_S = 0.05
 class Large:
     def __init__(self, session: Session) -> None:
         self.rounds = session.slow_rounds
-        self.big = Seed("big", session.sized(1 << 30, 64 << 20))
-        self.huge = Seed("huge", session.sized(5 << 30, 640 << 20))
-        self.small = session.sized(1000, 200)
-        self.paced = session.sized(100, 20)
+        self.big = Seed("big", session.sized(1 << 30, 32 << 20))
+        self.huge = Seed("huge", session.sized(5 << 30, 256 << 20))
+        self.small = session.sized(1000, 100)
+        self.paced = session.sized(100, 8)
 
     def table(self) -> Table:
         size = show_size(self.big.size)
