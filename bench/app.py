@@ -50,7 +50,7 @@ def measure(session: Session) -> list[Table]:
     with session.inner() as inner:
         session.say("pages")
         pages.rows = _pages(inner, site, pages)
-    if session.quick:  # `cost` tells it too
+    if session.quick:  # minutes
         return [pages]
     with session.inner() as inner:
         session.say("the story")
