@@ -47,15 +47,14 @@ class Case:
 
 
 def cases(quick: bool) -> list[Case]:
-    walked = 60
     index = [
         Case(f"index of {count} dictations", count, workloads.index, _index_reach(count), _index_reach(count, True))
         for count in ((15,) if quick else (15, 100, 400))
     ]
     walks = [
-        Case(f"find in {walked} dictations", walked, workloads.program("find")),
-        Case(f"ls -lR of {walked} dictations", walked, workloads.program("ls", "-lR")),
-        Case(f"du of {walked} dictations", walked, workloads.program("du")),
+        Case("find in 60 dictations", 60, workloads.program("find")),
+        Case("ls -lR of 60 dictations", 60, workloads.program("ls", "-lR")),
+        Case("du of 60 dictations", 60, workloads.program("du")),
     ]
     return [
         *index,

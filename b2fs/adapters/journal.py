@@ -388,11 +388,6 @@ class Journal:
         query = f"SELECT name FROM dentry WHERE parent = ? AND name {order} LIMIT ?"
         return [row[0] for row in self._db.execute(query, (parent, name, limit))]
 
-    def names_from(self, parent: int, name: bytes, limit: int) -> list[bytes]:
-        """The names of a directory that are not before `name`, in their order, at most so many."""
-        query = "SELECT name FROM dentry WHERE parent = ? AND name >= ? ORDER BY name LIMIT ?"
-        return [row[0] for row in self._db.execute(query, (parent, name, limit))]
-
     def dirty_inodes(self) -> list[Inode]:
         """Files whose content is not in B2."""
         return [_inode(row) for row in self._db.execute(f"SELECT {_INODE} FROM inode WHERE scratch OR staged")]

@@ -352,7 +352,7 @@ class _Batch:
         self._paths: dict[str, int | None] = {}
         """Directories that were looked for; None: not to be had here."""
         self._ahead: dict[int, tuple[bytes, frozenset[bytes], bytes | None]] = {}
-        """Names that directories had before: all from the first given to the last (None: to the end)."""
+        """Names that directories had before: all behind the first given up to the last (None: to the end)."""
         self._names: set[tuple[int, bytes]] = set()
         self._told: list[Changed] = []
         """What the front end is to hear after the commit."""
@@ -438,12 +438,11 @@ class _Batch:
         """
         node = self._volume.tree.nodes.get(parent)
         if node is None or node.children is None:
-            first, some, end = self._ahead.get(parent, (name, frozenset(), b""))
-            if name < first or (end is not None and name > end):
-                found = self._volume.journal.names_from(parent, name, _AHEAD)
-                some, end = frozenset(found), found[-1] if len(found) == _AHEAD else None
-                self._ahead[parent] = name, some, end
-            if name not in some:
+            after, some, end = self._ahead.get(parent, (name, frozenset(), None))
+            if name <= after or (end is not None and name > end):
+                found = self._volume.journal.following(parent, name, _AHEAD)
+                self._ahead[parent] = name, frozenset(found), found[-1] if len(found) == _AHEAD else None
+            elif name not in some:
                 return None
         return self._volume.entry(parent, name)
 

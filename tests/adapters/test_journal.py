@@ -552,7 +552,6 @@ def test_nothing_reads_a_whole_table(path: str) -> None:
     journal.load_small_directory(1, 10)
     journal.load_directory(1)
     journal.following(1, b"a", 5)
-    journal.names_from(1, b"", 1)
     journal.lives_in("f")
     journal.object("x")
     journal.objects("x", "", None)

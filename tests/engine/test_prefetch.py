@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from b2fs.core.change import ObjectRow
 from b2fs.core.policy import parse
 from b2fs.core.prefetch import LISTED, START
 from b2fs.engine.prefetch import _TOGETHER
@@ -329,17 +330,24 @@ async def test_what_is_unread_fills_a_quarter_of_the_cache(world: World, autojum
         assert fetched(world) == before, "they are all here"
 
 
-async def test_what_had_no_room_is_looked_for_again(world: World, autojump_clock: object) -> None:
+async def test_what_had_no_room_is_looked_for_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
     """Once what came first was read, what the patterns name besides is fetched; while there is no room, nobody looks."""
     files = fill(world, directory(60), size=KIB)
     async with world.mount(serve=True, cache_size=100 * KIB, prefetch=parse(["d/*.mp3"]), predict=False) as m:
         await ready(m)
         await m.until(lambda: m.engine.prefetch.statistics()["unread"] == 25)
-        reads = []
-        m.volume.journal.objects_after = lambda *args: reads.append(args) or []  # type: ignore
+        reads: list[str] = []
+
+        def counted(after: str, limit: int) -> list[ObjectRow]:
+            reads.append(after)
+            return []
+
+        monkeypatch.setattr(m.volume.journal, "objects_after", counted)
         await trio.sleep(600)
         assert reads == []
-        del m.volume.journal.objects_after
+        monkeypatch.undo()
         for _ in range(2):
             unread = set(m.engine.cache.unread)
             for name, data in files.items():
@@ -348,7 +356,7 @@ async def test_what_had_no_room_is_looked_for_again(world: World, autojump_clock
             await trio.sleep(100)
         assert fetched(world) == 60
         assert m.engine.cache.counters.misses == 0
-        m.volume.journal.objects_after = lambda *args: reads.append(args) or []  # type: ignore
+        monkeypatch.setattr(m.volume.journal, "objects_after", counted)
         await trio.sleep(600)
         assert reads == [], "nothing is left out any more"
 
