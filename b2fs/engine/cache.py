@@ -301,7 +301,8 @@ class Cache:
         for start in range(0, len(fresh), _PLACED):
             batch = fresh[start : start + _PLACED]
             placed = [(name, blob.size) for name, blob in batch if self._place(name, blob, blob.number in kept)]
-            self._note(Change(blobs=[self._row(name, size) for name, size in placed]))
+            if placed:
+                self._note(Change(blobs=[self._row(name, size) for name, size in placed]))
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     def _place(self, name: str, blob: _Fresh, secure: bool) -> bool:

@@ -354,36 +354,38 @@ async def running(
     """An engine on an opened state directory, recovered; owns disk and journal and closes them at the end.
 
     `boot` names this boot of the machine (None: ask the kernel): if the last run began in another one and did not
-    end in order, the power may have gone.
+    end in order, the power may have gone. An error ends it as a crash would: the next start tidies up.
     """
     boot = boot_id() if boot is None else boot
-    async with trio.open_nursery() as nursery:
-        volume = Volume(settings, journal, disk, bucket, seam or Seam())
-        engine = Engine(volume, nursery)
-        engine.recovery.start(lost_power=journal.meta("boot") not in ("", boot))
-        journal.set_meta("boot", boot)
-        await volume.seam.thread(disk.sync_root)
-        await volume.sync()
-        nursery.start_soon(watched, volume.reaper.run)
-        count = volume.restore_intents()
-        if count:
-            log.info("recovery: %d changes of the last run are still to be brought to B2", count)
-        try:
-            yield engine
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                with contextlib.suppress(Exception):
-                    await trio.lowlevel.checkpoint()  # who has his answer already ends what he began with it
-                    await engine.cache.settle()
-                    engine.cache.close()
-                for node in volume.tree.nodes.values():
-                    if node.fd >= 0:
-                        os.close(node.fd)
-                        node.fd = -1
-                with contextlib.suppress(B2fsError):  # a disk that fails: the next start does it
-                    await volume.reaper.reap()
-                    if not volume.read_only and not journal.has_unsealed():
-                        journal.set_meta("boot", "")  # all that is here is on stable storage
-                await trio.to_thread.run_sync(journal.close)
-                disk.close()
+    volume = Volume(settings, journal, disk, bucket, seam or Seam())
+    try:
+        async with trio.open_nursery() as nursery:
+            engine = Engine(volume, nursery)
+            engine.recovery.start(lost_power=journal.meta("boot") not in ("", boot))
+            journal.set_meta("boot", boot)
+            await volume.seam.thread(disk.sync_root)
+            await volume.sync()
+            nursery.start_soon(watched, volume.reaper.run)
+            count = volume.restore_intents()
+            if count:
+                log.info("recovery: %d changes of the last run are still to be brought to B2", count)
+            try:
+                yield engine
+            finally:
+                nursery.cancel_scope.cancel()
+        # Nobody else is left: whoever waited for a thread has ended what he began with its answer.
+        with trio.CancelScope(shield=True):
+            await engine.cache.settle()
+            engine.cache.close()
+            with contextlib.suppress(B2fsError):  # a disk that fails: the next start does it
+                await volume.reaper.reap()
+                if not volume.read_only and not journal.has_unsealed():
+                    journal.set_meta("boot", "")  # all that is here is on stable storage
+    finally:
+        for node in volume.tree.nodes.values():
+            if node.fd >= 0:
+                os.close(node.fd)
+                node.fd = -1
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(journal.close)
+        disk.close()

@@ -5,6 +5,7 @@ Rule: one event a line; WARNING or above only when a person should look.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import logging
 import sys
@@ -34,7 +35,11 @@ class _Json(logging.Formatter):
 
 
 def set_up(level: str, form: str) -> None:
-    """Log to stderr from now on; `level` and `form` as in the settings ``log_level`` and ``log_format``."""
+    """Log to stderr from now on; `level` and `form` as in the settings ``log_level`` and ``log_format``.
+
+    A crash of the interpreter itself is written there too, as a list of functions and lines, whatever `form`.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if form == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    faulthandler.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 
 import pytest
 import trio
@@ -533,6 +534,36 @@ async def test_a_stop_settles(world: World, autojump_clock: object) -> None:
     async with world.mount() as m:
         assert await m.read("x") == b"content"
     assert len(world.bucket.calls("fetch")) == 1
+
+
+async def test_a_stop_closes_nothing_that_is_in_use(
+    world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """Who waits for the disk when the stop begins gets his answer, and the journal is open for what he does with it:
+    SQLite crashes the process when one thread closes what another uses.
+    """
+    world.bucket.put("x", b"content")
+    seam = HookSeam()
+    order: list[str] = []
+    async with world.mount(seam=seam) as m:
+        journal = m.volume.journal
+
+        async def slow_disk() -> None:
+            with trio.CancelScope(shield=True):  # a thread's result is delivered, cancelled or not
+                await trio.sleep(5)
+            order.append("answer")
+
+        def noting(name: str) -> Callable[..., None]:
+            call = getattr(journal, name)
+            return lambda *args: (order.append(name), call(*args))[1]
+
+        seam.after["secure_parts"] = slow_disk
+        assert await m.read("x") == b"content"
+        await trio.sleep(0.5)
+        assert not seam.after, "it waits for the disk"
+        monkeypatch.setattr(journal, "commit", noting("commit"))
+        monkeypatch.setattr(journal, "close", noting("close"))
+    assert order[0] == "answer" and "commit" not in order[order.index("close") :], order
 
 
 @pytest.mark.parametrize("when", ["before", "during"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,3 +184,23 @@ def test_journal_that_cannot_be_written(broken: Broken) -> None:
     assert (broken.path / "open").read_bytes() == b"acknowledged"
     broken.stop()
     assert in_bucket(broken.bucket) == {"d/file": b"content", "open": b"acknowledged", "link": b"d/file"}
+
+
+def test_crash_of_the_interpreter_names_its_place(devbucket: DevBucket) -> None:
+    """A bug in native code is the end of the process; the log says what it was doing, and the next start goes on."""
+    host = Host(devbucket, quiet_period=LONG)
+    try:
+        host.start_listed()
+        (host.path / "file").write_bytes(b"content")
+        assert host.process is not None
+        host.process.send_signal(signal.SIGSEGV)
+        host.process.wait(60)
+        host.detach()
+        log = host.log_text()
+        assert "Segmentation fault" in log and "daemon.py" in log
+        assert devbucket.key not in log
+        host.start()
+        assert (host.path / "file").read_bytes() == b"content"
+        host.stop()
+    finally:
+        host.remove()
