@@ -25,7 +25,7 @@ from b2fs.core.change import KEPT_S, Blob, Change, Damage, Intent, ObjectRow
 from b2fs.core.inode import Inode
 from b2fs.errors import NoSpace, ReadOnly, StateError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _SCHEMA = """
 -- Who this journal belongs to (endpoint, bucket, prefix, mount id), the schema, and the counter.
@@ -43,8 +43,6 @@ CREATE TABLE inode (
 );
 -- Finds the files with content that is not in B2 without reading the others.
 CREATE INDEX inode_dirty ON inode (ino) WHERE scratch OR staged;
--- Answers: does a live file still live in this version?
-CREATE INDEX inode_file ON inode (file_id) WHERE file_id <> '';
 
 -- The names. Moving a directory of any size is one row.
 CREATE TABLE dentry (
@@ -92,6 +90,12 @@ CREATE TRIGGER blob_grew AFTER UPDATE OF size ON blob BEGIN UPDATE cached SET si
 CREATE TRIGGER blob_went AFTER DELETE ON blob BEGIN UPDATE cached SET size = size - OLD.size, count = count - 1; END;
 """
 
+_VERSIONED = """
+-- Answers: does a live file still live in this version? By the end of the id alone: B2 puts the time of the upload there, so
+-- what was uploaded together lies together, and a listing writes a few pages of the index, not one for each row.
+CREATE INDEX inode_version ON inode (substr(file_id, -14)) WHERE file_id <> '';
+"""
+
 _MIGRATIONS = {
     # scratch was a flag, and the file had the number of its inode
     1: f"ALTER TABLE inode ADD COLUMN synced INTEGER NOT NULL DEFAULT 0; UPDATE inode SET scratch = ino WHERE scratch;"
@@ -99,6 +103,7 @@ _MIGRATIONS = {
     2: "ALTER TABLE inode ADD COLUMN xattrs TEXT NOT NULL DEFAULT '';",
     3: f"ALTER TABLE inode ADD COLUMN link TEXT NOT NULL DEFAULT ''; {_LINKED}",
     4: _GROWN,
+    5: f"DROP INDEX inode_file; {_VERSIONED}",
 }
 """How a journal of an earlier version becomes one of the next."""
 
@@ -149,7 +154,7 @@ class Journal:
                     self._db.close()
                     raise StateError(f"{path} is not a b2fs journal (it is empty)")
                 version = f"INSERT INTO meta VALUES ('schema', '{SCHEMA_VERSION}');"
-                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} {_LINKED} {_GROWN} {version} COMMIT;")
+                self._db.executescript(f"BEGIN; {_SCHEMA} {_DAMAGED} {_LINKED} {_GROWN} {_VERSIONED} {version} COMMIT;")
             self._migrate()
             self._reader = self._connect()
         except sqlite3.DatabaseError as error:
@@ -413,8 +418,9 @@ class Journal:
 
     def lives_in(self, file_id: str) -> Inode | None:
         """A file whose clean content is this version."""
-        query = f"SELECT {_INODE} FROM inode WHERE file_id = ? AND file_id <> '' LIMIT 1"
-        row = self._db.execute(query, (file_id,)).fetchone()
+        end = "substr(file_id, -14) = substr(?, -14)"  # as the index has it; a plain file_id = ? would be put into it
+        query = f"SELECT {_INODE} FROM inode WHERE {end} AND +file_id = ? AND file_id <> '' LIMIT 1"
+        row = self._db.execute(query, (file_id, file_id)).fetchone()
         return _inode(row) if row else None
 
     def subtree(self, ino: int) -> list[tuple[str, bool]]:

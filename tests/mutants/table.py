@@ -953,8 +953,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "first start: tables and version come together",
         "b2fs/adapters/journal.py",
-        "{_GROWN} {version} COMMIT",
-        "{_GROWN} COMMIT",
+        "{_VERSIONED} {version} COMMIT",
+        "{_VERSIONED} COMMIT",
         ("tests/adapters/test_journal.py::test_a_first_start_that_ends_after_any_transaction",),
     ),
     Row(

@@ -226,7 +226,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
                       "INSERT INTO damaged VALUES ('a.txt', '', 'it is gone', 1)"), {"damaged"}),
     "an index does not fit its table": (
         lambda s: sql(s, "PRAGMA writable_schema = ON", "UPDATE sqlite_schema SET rootpage = "
-                      "(SELECT rootpage FROM sqlite_schema WHERE name = 'blob_used') WHERE name = 'inode_file'"),
+                      "(SELECT rootpage FROM sqlite_schema WHERE name = 'blob_used') WHERE name = 'inode_version'"),
         {"journal"}),
 }  # fmt: skip
 
