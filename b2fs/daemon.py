@@ -87,36 +87,40 @@ class Daemon:
 
     async def run(self, disk: Disk, journal: Journal, known: bool) -> Exit:
         async with TransferProcess.open(setup.bucket_settings(self._config)) as bucket:
-            try:
-                online = await self._find_bucket(bucket, journal, known)
-            except BaseException:
-                journal.close()
-                disk.close()
-                raise
+            if not known:
+                try:
+                    await self._find_bucket(bucket, journal)
+                except BaseException:
+                    journal.close()
+                    disk.close()
+                    raise
             async with running(disk, journal, bucket, setup.engine_settings(self._config)) as engine:
-                engine.online = online
+                engine.online = not known or await self._knock(bucket, journal)
                 await self._serve(engine)
         return self._finish()
 
-    async def _find_bucket(self, bucket: Bucket, journal: Journal, known: bool) -> bool:
-        """Whether B2 answered. On the first start it must: there is nothing to serve without it."""
-        deadline_s = _KNOCK_S if known else self._config.read_deadline
-        online = False
+    async def _find_bucket(self, bucket: Bucket, journal: Journal) -> None:
+        """On a first start: B2 must answer, there is nothing to serve without it."""
+        log.info("first start with this state directory: asking B2 for the bucket")
         try:
-            if known:
-                with trio.move_on_after(deadline_s):
-                    own(journal, await bucket.connect())
-                    online = True
-            else:
-                log.info("first start with this state directory: asking B2 for the bucket")
-                own(journal, await retry.until(deadline_s, bucket.connect, "the bucket"))
-                online = True
+            own(journal, await retry.until(self._config.read_deadline, bucket.connect, "the bucket"))
+        except (BucketError, Unavailable) as error:
+            setup.explain(error, self._config)
+
+    async def _knock(self, bucket: Bucket, journal: Journal) -> bool:
+        """On a later start: whether B2 answered. It need not, but if it refuses the key there is no use in serving. The
+        transfer process came up while the engine recovered.
+        """
+        try:
+            with trio.move_on_after(_KNOCK_S):
+                own(journal, await bucket.connect())
+                return True
         except BucketError as error:
-            if not known or error.fault in (Fault.DENIED, Fault.MISSING, Fault.REFUSED):
+            if error.fault in (Fault.DENIED, Fault.MISSING, Fault.REFUSED):
                 setup.explain(error, self._config)
         except Unavailable as error:
             setup.explain(error, self._config)
-        return online
+        return False
 
     # ------------------------------------------------------------ serving
 

@@ -106,6 +106,8 @@ class TransferProcess:
         self._outbox: _Outbox | None = None
         self._up = trio.Event()
         """Set while a child is there to take calls; replaced when it goes."""
+        self._begun = trio.Event()
+        """Set when the first child has been started, or could not be."""
         self._earlier = Requests()
         """What children that are gone have sent."""
         self._current = Requests()
@@ -125,10 +127,13 @@ class TransferProcess:
     @classmethod
     @asynccontextmanager
     async def open(cls, settings: Settings) -> AsyncIterator[TransferProcess]:
-        """A running transfer process; on exit the child is killed and calls in flight are cancelled."""
+        """A transfer process whose first child has been started (or could not be); on exit the child is killed and calls in
+        flight are cancelled.
+        """
         self = cls(settings)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.run)
+            await self._begun.wait()  # it comes up by itself while the caller's thread is busy
             yield self
             nursery.cancel_scope.cancel()
 
@@ -139,9 +144,8 @@ class TransferProcess:
 
     # -------------------------------------------------------------------------------- the child's life
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Keep a child running until cancelled; then kill it. Never raises, save for a bug."""
-        task_status.started()
         pause_s = 0.0
         while True:
             born = trio.current_time()
@@ -157,6 +161,7 @@ class TransferProcess:
         try:
             ours, theirs = socket.socketpair()
         except OSError as exc:
+            self._begun.set()
             return f"did not start ({exc.strerror})"
         async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
             try:
@@ -164,6 +169,8 @@ class TransferProcess:
                     self._process = process = await _start(theirs)
             except OSError as exc:
                 return f"did not start ({exc.strerror})"
+            finally:
+                self._begun.set()
             try:
                 reason = await self._serve(stream, _Outbox(ours))
             finally:
