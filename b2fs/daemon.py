@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 _KNOCK_S = 0.5
 """On a later start: how long a wrong key has to show itself before we mount without B2's answer."""
+_FIRST_NAMES_S = 1.0
+"""On a first start: how long `ready` waits for names, so that who waited for it need not."""
 _FULL_COLLECTION = 1000
 """Collections of young objects for one of all: that one looks at every node, and holds the loop for 0.8 ms per 1,000 of
 them; hardly anything here is garbage that reference counts do not free.
@@ -137,6 +139,8 @@ class Daemon:
                 await nursery.start(control.serve, socket, self._handler(engine))
                 gc.freeze()
                 gc.set_threshold(*gc.get_threshold()[:2], _FULL_COLLECTION)
+                with trio.move_on_after(_FIRST_NAMES_S):
+                    await engine.listing.begun()
                 log.info("serving %s from bucket %s", self._mountpoint, self._config.bucket)
                 self._ready()
                 await self._stop.wait()

@@ -40,6 +40,8 @@ _PATIENCE_S = 0.3
 """How long somebody who looks into a directory waits for the listing of the whole bucket to pass it, before that directory
 is listed by itself: for small directories the one listing is there sooner, and costs less. One that has more than a page is
 listed by itself at once: who walks through a large bucket needs its upper directories, and finds the one listing below them."""
+_LATER_S = 2.0
+"""On a later start everything is known, and whoever waited for the mount reads now: the first look for news comes after it."""
 
 
 class Listing:
@@ -141,8 +143,11 @@ class Listing:
     # ------------------------------------------------------------ the whole bucket
 
     async def run(self) -> None:
-        """List the bucket now and then every `refresh_s`; never ends, never fails."""
+        """List the bucket now (soon, if it was listed by an earlier run) and then every `refresh_s`; never ends, never fails."""
         attempts = 0
+        if self.complete:
+            with trio.move_on_after(_LATER_S):
+                await self._wanted.wait()
         while True:
             self._wanted = trio.Event()
             pause_s = self._volume.settings.refresh_s or float("inf")
@@ -162,6 +167,11 @@ class Listing:
                 log.exception("listing the bucket failed unexpectedly")
             with trio.move_on_after(pause_s):
                 await self._wanted.wait()
+
+    async def begun(self) -> None:
+        """Wait until the first names are here, or B2 did not give them."""
+        if not self.complete:
+            await self._progress.wait()
 
     def wake(self) -> None:
         """List the bucket again now."""

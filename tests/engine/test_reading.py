@@ -358,6 +358,21 @@ async def test_second_start_asks_nothing(world: World, autojump_clock: object) -
     assert world.bucket.log == []
 
 
+async def test_later_start_looks_for_news_after_the_first_readers(world: World, autojump_clock: object) -> None:
+    """Who waited for the mount has B2 for himself; then the listing comes, and brings what others did meanwhile."""
+    async with world.mount(serve=True) as m:
+        await trio.sleep(1)
+        assert m.engine.listing.complete
+    world.bucket.put("news", b"x")
+    world.bucket.log.clear()
+    async with world.mount(serve=True) as m:
+        await trio.sleep(1)
+        assert world.bucket.calls("list_page") == []
+        await trio.sleep(2)
+        assert len(world.bucket.calls("list_page")) == 1
+        assert await m.names("") == ["news"]
+
+
 async def test_another_host_sees_everything(world: World, autojump_clock: object) -> None:
     """Modes, ns mtimes, symlinks, empty directories, names of any script: a mount with an empty state directory has them."""
     async with world.mount() as m:

@@ -300,6 +300,24 @@ def test_sigkill_of_the_transfer_process(new_host: NewHost, devbucket: DevBucket
 
 
 @pytest.mark.slow
+def test_first_names_come_before_ready(new_host: NewHost, devbucket: DevBucket) -> None:
+    """A program that waited for the mount of an unknown bucket does not wait for the listing too; but ready does not wait
+    for a listing that does not come.
+    """
+    devbucket.admin.put(devbucket.bucket, "d/file", b"content")
+    mount = new_host()
+    devbucket.admin.latency(0.3, "b2_list_file_names")
+    mount.start()
+    assert mount.status()["listing"]["objects"] == 1
+    mount.kill()
+    mount.forget_state()
+    devbucket.admin.latency(10.0, "b2_list_file_names")
+    mount.start()
+    assert mount.status()["listing"]["objects"] == 0
+    mount.kill()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stopped", "resets"])
 def test_second_start_without_b2(new_host: NewHost, fresh_devbucket: DevBucket, how: str) -> None:
     """A later start needs no B2: it serves what is here, takes writes, and says EIO, never ENOENT, for the rest."""
