@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from urllib.parse import quote
 
-from b2fs.adapters.journal import SCHEMA_VERSION, every_inode
+from b2fs.adapters import schema
+from b2fs.adapters.journal import every_inode
 from b2fs.core.change import Intent, ObjectRow
 from b2fs.core.invariants import Rows
 from b2fs.errors import StateError
@@ -31,9 +32,9 @@ def read_all(path: str) -> Rows:
                 rows.corruption = [str(error)]
                 return rows
             raise StateError(f"{path} is not a b2fs journal ({error})") from error
-        if rows.meta.get("schema") != str(SCHEMA_VERSION):
+        if rows.meta.get("schema") != str(schema.VERSION):
             raise StateError(
-                f"{path} has schema {rows.meta.get('schema')}, this b2fs checks {SCHEMA_VERSION}: "
+                f"{path} has schema {rows.meta.get('schema')}, this b2fs checks {schema.VERSION}: "
                 "use the b2fs that wrote it, or mount it once with this one"
             )
         try:

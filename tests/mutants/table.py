@@ -953,8 +953,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "first start: tables and version come together",
         "b2fs/adapters/journal.py",
-        "{_VERSIONED} {version} COMMIT",
-        "{_VERSIONED} COMMIT",
+        "{schema.WHOLE} {version} COMMIT",
+        "{schema.WHOLE} COMMIT",
         ("tests/adapters/test_journal.py::test_a_first_start_that_ends_after_any_transaction",),
     ),
     Row(
@@ -1041,7 +1041,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "growth: nothing that is asked for often reads a whole table",
-        _JOURNAL,
+        "b2fs/adapters/schema.py",
         "CREATE INDEX object_hidden ON object (uploaded_ms) WHERE file_id = '';",
         "",
         ("tests/adapters/test_journal.py::test_nothing_reads_a_whole_table",),
