@@ -4,6 +4,8 @@ Rules
   Background: 16 files that are being uploaded and one large object that is being read, each at `_BANDWIDTH`, so that
   they last while the foreground is measured. The machine's own share of the slowness is seen at the bare pass-through, which is
   measured at the same time and does nothing else.
+  The bucket stands for a machine that is far away, and takes no CPU from this one: it runs at the lowest priority. At the same
+  as the rest it, not the transfers, decided on the p99 (of the bare pass-through too).
   The kernel forgets names before each batch: every stat reaches the daemon.
 """
 
@@ -39,7 +41,8 @@ def measure(session: Session) -> list[Table]:
     table = Table(
         "foreground", "Foreground while the background works", ["pyfuse3", "b2fs", "rclone"], ratios=(("rclone", "b2fs"),),
         intro=f"Cached files of 4 KiB, µs an operation. Busy: {_UPLOADS} uploads and a large download on the peer's mount, "
-        f"{_BANDWIDTH / 1e6:g} MB/s each; the pass-through beside b2fs's.",
+        f"{_BANDWIDTH / 1e6:g} MB/s each; the pass-through beside b2fs's. The bucket runs at the lowest priority: it stands for "
+        "another machine.",
     )  # fmt: skip
     files = session.sized(1000, 300)
     seeds = [*flat("small", files, _BLOCK), Seed("large", session.sized(1 << 30, 256 << 20))]
@@ -50,6 +53,7 @@ def measure(session: Session) -> list[Table]:
             fill_bucket(root, f"front-{name}", seeds)
 
     server = session.devbucket(fill, "--latency", str(_LATENCY_S), "--bandwidth", str(_BANDWIDTH))
+    os.setpriority(os.PRIO_PROCESS, server.pid, 19)
     makers: list[Callable[[Path], Mounted]] = [
         Binding,
         lambda base: B2fs(base, server, "front-b2fs", quiet_period="10ms"),
