@@ -2,8 +2,7 @@
 
 Rules
   A blob appears by a rename after it arrived in whole, was checked and put on stable storage, so what is there is right.
-  Small ones are read before that, and get their place and their row many at a time (`settle`): to sync, place and note each
-  by itself costs more CPU than to fetch it. A crash loses those of the last moment, as it does those on the way.
+  Small ones are read before that (`engine.settling`).
   Room is reserved before a fetch begins; blobs are evicted until it fits, the coldest first; what is pinned is passed over.
   One fetch per blob at a time (`_flights`); it runs in the engine's nursery, so that a reader that goes
   away takes nothing from the others.
@@ -16,8 +15,8 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cachetools
 import msgspec
@@ -27,8 +26,9 @@ from b2fs.core import chunks
 from b2fs.core.change import KEPT_S, Blob, Change
 from b2fs.core.lru import CacheIndex
 from b2fs.engine import retry
+from b2fs.engine.settling import Settling
 from b2fs.engine.volume import Volume
-from b2fs.errors import B2fsError, BucketError, Damaged, Fault, NoSpace, ReadOnly, Unavailable
+from b2fs.errors import B2fsError, BucketError, Fault, NoSpace, ReadOnly, Unavailable
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +37,6 @@ _OPEN_FILES = 512
 _COLD_BATCH = 64
 _SMALL = 256 * 1024
 """Blobs up to this size settle together; a larger one is worth a sync of its own, and is not left dirty for long."""
-_SETTLE_S = 0.1
-"""How long small blobs are gathered before they settle."""
-_PLACED = 16
-"""Blobs that get their place between two looks at other work: about 1 ms."""
 _GIVE_WAY = 16 * 1024 * 1024
 """Bytes that are evicted at least when the disk is full, so that it is not asked for again at once."""
 
@@ -67,14 +63,6 @@ class _Flight:
         """Somebody waits for it; else a fault ends it at once."""
 
 
-class _Fresh(NamedTuple):
-    """A blob that has not settled."""
-
-    number: int
-    """Of its file in ``part/``; 0: it has its place and is safe, only its row is missing."""
-    size: int
-
-
 class _OpenFiles(cachetools.LRUCache[str, int]):
     """Descriptors by blob name; closes what it drops."""
 
@@ -93,9 +81,9 @@ class Cache:
         self.counters = Counters()
         self._files = _OpenFiles(_OPEN_FILES)
         self._flights: dict[str, _Flight] = {}
-        self._fresh: dict[str, _Fresh] = {}
-        """Blobs that are here, but not on stable storage yet."""
-        self._settling = False
+        self._settling = Settling(volume, nursery)
+        self._settling.on_settled = self._note_blobs
+        self._settling.on_lost = self._not_kept
         self._room = trio.Event()
         self._part = 0
         self._coldest = (-1, 0, "")
@@ -181,7 +169,7 @@ class Cache:
 
     def has(self, name: str) -> bool:
         """Whether a blob is here."""
-        return name in self._fresh or self._volume.disk.has_blob(name)
+        return name in self._settling.blobs or self._volume.disk.has_blob(name)
 
     def whole_path(self, file_id: str) -> str | None:
         """The path of a version that lies here as one blob."""
@@ -191,7 +179,7 @@ class Cache:
     def _open(self, name: str, size: int) -> int:
         fd: int | None = self._files.get(name)
         if fd is None:
-            disk, fresh = self._volume.disk, self._fresh.get(name)
+            disk, fresh = self._volume.disk, self._settling.blobs.get(name)
             fd = disk.open_part(fresh.number) if fresh is not None and fresh.number else disk.open_blob(name)
             if fd < 0:
                 return -1
@@ -273,63 +261,27 @@ class Cache:
     def _arrived(self, name: str, size: int, number: int) -> None:
         """A small blob can be read from now on, or one of any size that needs no more than its row (`number` 0)."""
         self._count(name, size)
-        self._fresh[name] = _Fresh(number, size)
-        if not self._settling:
-            self._settling = True
-            self._nursery.start_soon(self._settle_soon)
-
-    async def _settle_soon(self) -> None:
-        try:
-            while self._fresh:
-                await trio.sleep(_SETTLE_S)
-                await self.settle()
-        except Exception:  # a bug here must not take the mount away; who fetches next begins anew
-            log.exception("what was fetched could not settle")
-        finally:
-            self._settling = False
+        self._settling.add(name, size, number)
 
     async def settle(self) -> None:
-        """Put what came until now on stable storage, then give it its place and its row. What the disk does not keep
-        is no blob: its next reader fetches it again.
-        """
-        volume, fresh = self._volume, list(self._fresh.items())
-        if not fresh:
-            return
-        kept = {0}
-        if parts := {blob.number: name for name, blob in fresh if blob.number}:
-            kept |= await volume.seam.thread(volume.disk.secure_parts, parts)
-        for start in range(0, len(fresh), _PLACED):
-            batch = fresh[start : start + _PLACED]
-            placed = [(name, blob.size) for name, blob in batch if self._place(name, blob, blob.number in kept)]
-            if placed:
-                self._note(Change(blobs=[self._row(name, size) for name, size in placed]))
-            await trio.lowlevel.cancel_shielded_checkpoint()
+        """Put what came until now on stable storage, then give it its place and its row."""
+        await self._settling.settle()
 
-    def _place(self, name: str, blob: _Fresh, secure: bool) -> bool:
-        """Give a blob its place; whether it has it now."""
-        if self._fresh.get(name) is not blob:
-            return False  # it was evicted or renamed meanwhile
-        try:
-            if secure:
-                if blob.number:
-                    self._volume.seam.inline(self._volume.disk.part_to_blob, blob.number, name)
-                del self._fresh[name]
-                return True
-            log.warning("the disk did not keep what was fetched as %s", name)
-        except (NoSpace, Damaged, OSError) as error:
-            log.warning("what was fetched as %s cannot be kept: %s", name, error)
+    def _note_blobs(self, blobs: Sequence[tuple[str, int]]) -> None:
+        self._note(Change(blobs=[self._row(name, size) for name, size in blobs]))
+
+    def _not_kept(self, name: str) -> None:
         if self.index.is_kept(name):
             self.on_pin_lost(name)
         self.index.forget(name)
         self._drop(name)
-        return False
 
     # ------------------------------------------------------------ room
 
     def add(self, name: str, size: int) -> None:
         """A blob came into the cache directory (by a fetch, or as confirmed staged content)."""
         self._count(name, size)
-        self._note(Change(blobs=[self._row(name, size)]))
+        self._note_blobs([(name, size)])
 
     def _row(self, name: str, size: int) -> Blob:
         """The row of a blob that came or was used just now."""
@@ -337,8 +289,8 @@ class Cache:
 
     def keep(self, stem: str) -> None:
         """A version is pinned from now on: what lies here of it stays."""
-        for name in self._fresh_of(stem):
-            self.index.keep(name, self._fresh[name].size)
+        for name in self._settling.of_version(stem):
+            self.index.keep(name, self._settling.blobs[name].size)
             self._no_longer_unread(name)
         change = Change()
         for blob in self._volume.journal.blobs_of(stem):
@@ -351,7 +303,7 @@ class Cache:
 
     def unkeep(self, stem: str) -> None:
         """A version is pinned no more: what lies here of it is like any other."""
-        for name in self._fresh_of(stem):
+        for name in self._settling.of_version(stem):
             self.index.unkeep(name)
         self.free_marked([blob for blob in self._volume.journal.blobs_of(stem) if blob.used_s == KEPT_S])
 
@@ -371,7 +323,7 @@ class Cache:
     def _drop(self, name: str) -> None:
         """A blob goes; the index has forgotten it."""
         self._close(name)
-        fresh = self._fresh.pop(name, None)
+        fresh = self._settling.take(name)
         if fresh is not None and fresh.number:
             self._volume.seam.inline(self._volume.disk.drop_part, fresh.number)
         else:
@@ -380,7 +332,7 @@ class Cache:
 
     def adopt(self, name: str, size: int) -> None:
         """A staged file became a blob: room for it is made afterwards, and its row comes when it settles."""
-        if name not in self._fresh:
+        if name not in self._settling.blobs:
             self._arrived(name, size, 0)
         short = self.index.short(0)
         if short:
@@ -455,7 +407,7 @@ class Cache:
     def lose(self, file_id: str) -> None:
         """What lies here of a version is spoilt."""
         stem = chunks.whole(file_id)
-        names = [blob.name for blob in self._volume.journal.blobs_of(stem)] + self._fresh_of(stem)
+        names = [blob.name for blob in self._volume.journal.blobs_of(stem)] + self._settling.of_version(stem)
         for name in names:
             if not self.index.is_hot(name) and (blob := self._volume.journal.blob(name)) is not None:
                 self.index.forget_cold(blob.size)
@@ -467,15 +419,15 @@ class Cache:
         """The content of one version became that of another: keep what lies here under the new name."""
         old_stem, new_stem = chunks.whole(old_id), chunks.whole(new_id)
         change = Change()
-        for name in self._fresh_of(old_stem):
-            new, fresh = new_stem + name.removeprefix(old_stem), self._fresh.pop(name)
+        for name in self._settling.of_version(old_stem):
+            new = new_stem + name.removeprefix(old_stem)
+            fresh = self._settling.rename(name, new)
             if not fresh.number:
                 self._volume.seam.inline(self._volume.disk.rename_blob, name, new)
             self._close(name)
             self._no_longer_unread(name)
             self.index.forget(name)
             self.index.add(new, fresh.size)
-            self._fresh[new] = fresh
         for blob in self._volume.journal.blobs_of(old_stem):
             new = new_stem + blob.name.removeprefix(old_stem)
             self._close(blob.name)
@@ -488,10 +440,6 @@ class Cache:
                 change.blobs.append(Blob(new, blob.size, int(time.time())))
         if change.blobs:
             self._note(change)
-
-    def _fresh_of(self, stem: str) -> list[str]:
-        """The blobs of a version that have no row yet."""
-        return [name for name in self._fresh if name == stem or name.startswith(stem + ".")]
 
     def _no_longer_unread(self, name: str) -> int:
         """Its size, 0 if it was not."""

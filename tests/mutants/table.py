@@ -723,7 +723,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "power: what has a name in the cache is on the disk",
-        _CACHE,
+        "b2fs/engine/settling.py",
         "            kept |= await volume.seam.thread(volume.disk.secure_parts, parts)",
         "            kept |= {*parts}",
         (_POWER + "test_the_cache_may_be_anything",),
