@@ -640,13 +640,25 @@ def _fails(fd: int) -> None:
     raise OSError(5, "Input/output error")
 
 
-async def test_a_version_gets_another_id_before_its_blob_has_settled(world: World, autojump_clock: object) -> None:
+@pytest.mark.parametrize("when", ["before", "during"])
+async def test_a_version_gets_another_id_before_its_blob_has_settled(
+    world: World, when: str, autojump_clock: object
+) -> None:
     """The blob takes the new name, and settles under it."""
     world.bucket.put("x", b"content")
-    async with world.mount() as m:
+    seam = HookSeam()
+    async with world.mount(seam=seam) as m:
+
+        async def rename() -> None:
+            m.engine.cache.rename((await m.node("x")).inode.file_id, "other")
+
         await m.read("x")
-        m.engine.cache.rename((await m.node("x")).inode.file_id, "other")
+        if when == "before":
+            await rename()
+        else:
+            seam.after["secure_parts"] = rename
         await trio.sleep(1)
+        assert not seam.after
         assert m.volume.disk.has_blob("other") and m.volume.journal.blob_totals() == (7, 1)
         assert m.engine.cache.index.used == 7
 
