@@ -47,6 +47,9 @@ _WAIT_S = 0.5
 _ORDER_S = 2.0
 """Pause after B2 ordered our version below an older one (facts b2.md 1.1)."""
 
+_COPIES_TRIED = 4
+"""Failures in a row after which nothing is copied on the server that is here too: B2 may fail to copy, and store."""
+
 
 class Counters(msgspec.Struct):
     uploads: int = 0
@@ -203,7 +206,7 @@ class Uploader:
             version = self._lost_answer(newest, generation, live)
             if version is None:
                 make = self._copy if step is Step.COPY else self._upload
-                version = await make(key, generation, live, row, resume=entry.doubtful)
+                version = await make(entry, generation, live, row)
             overtaken = any(other is not None and version.uploaded_ms < other.uploaded_ms for other in (row, newest))
             self._confirm(key, generation, node, live, _row(version, live, self._volume.journal.next_number()))
             if overtaken:
@@ -256,9 +259,9 @@ class Uploader:
             change.lost_objects.append(key)
         self._volume.commit(change)
 
-    async def _upload(self, key: str, generation: int, live: Inode, row: ObjectRow | None, *, resume: bool) -> Version:
-        """Store the inode's content and attributes under `key`; the body is a file that cannot change."""
-        volume = self._volume
+    async def _upload(self, entry: Entry, generation: int, live: Inode, row: ObjectRow | None) -> Version:
+        """Store the inode's content and attributes under the entry's key; the body is a file that cannot change."""
+        volume, key = self._volume, entry.key
         info, kind = to_info(live, self._operation(generation), key), content_type(live)
         names.check_key(volume.settings.prefix, key, info)
         own, is_clean = 0, False
@@ -271,7 +274,7 @@ class Uploader:
                 path = volume.seam.inline(volume.disk.stage_blob, chunks.whole(live.file_id), own)
             except FileNotFoundError:
                 # it was evicted since the plan, or is a symlink whose target nobody has read
-                return await self._copy(key, generation, live, row, resume=resume)
+                return await self._copy(entry, generation, live, row)
             volume.budget.set(own, size)  # held until B2 has it, whatever the eviction does
             sha1 = live.sha1
         else:
@@ -284,13 +287,13 @@ class Uploader:
                 raise
         try:
             sha1 = sha1 or await self._content.sha1(path, size)
-            known = await base.find(volume, live, row)
-            version = await volume.bucket.upload(key, path, size, sha1, info, kind, resume, known)
+            known = await base.find(volume, live, row) if entry.attempts < _COPIES_TRIED else None
+            version = await volume.bucket.upload(key, path, size, sha1, info, kind, entry.doubtful, known)
         except Damaged:
             if not is_clean:
                 raise
             self._cache.lose(live.file_id)  # clean content that the disk has spoilt: B2 has it
-            return await self._copy(key, generation, live, row, resume=resume)
+            return await self._copy(entry, generation, live, row)
         finally:
             if own:
                 volume.seam.inline(volume.disk.drop_staged, own)
@@ -299,7 +302,10 @@ class Uploader:
         self.counters.uploaded_bytes += size
         return version
 
-    async def _copy(self, key: str, generation: int, live: Inode, row: ObjectRow | None, *, resume: bool) -> Version:
+    async def _copy(self, entry: Entry, generation: int, live: Inode, row: ObjectRow | None) -> Version:
+        key = entry.key
+        if entry.attempts >= _COPIES_TRIED and self._cache.whole_path(live.file_id) is not None:
+            return await self._upload(entry, generation, live, row)
         info, kind = to_info(live, self._operation(generation), key), content_type(live)
         names.check_key(self._volume.settings.prefix, key, info)
         try:
@@ -308,7 +314,7 @@ class Uploader:
             if error.fault is not Fault.MISSING or self._cache.whole_path(live.file_id) is None:
                 raise
             # the version is gone from the bucket, not from here
-            return await self._upload(key, generation, live, row, resume=resume)
+            return await self._upload(entry, generation, live, row)
         self.counters.copies += 1
         return version
 

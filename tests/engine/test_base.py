@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from typing import Any
 
 import pytest
 
@@ -182,3 +183,34 @@ async def test_new_file_has_no_base(world: World, autojump_clock: object) -> Non
         await m.write("x", OLD)
         await m.drained()
     assert world.bucket.bases == []
+
+
+@pytest.mark.parametrize("what", ["ranges", "the whole"])
+async def test_b2_that_stores_but_does_not_copy(
+    world: World, what: str, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """After some failures what is here is sent, instead of being copied for ever."""
+    failed: list[str] = []
+
+    def failing(name: str, position: int) -> None:
+        call = getattr(world.bucket, name)
+
+        async def tried(*args: Any) -> Any:
+            if name == "copy" or args[position] is not None:
+                failed.append(name)
+                raise BucketError(Fault.TRANSIENT, "503")
+            return await call(*args)
+
+        monkeypatch.setattr(world.bucket, name, tried)
+
+    async with world.mount() as m:
+        await in_bucket(m, world)
+        failing("upload", 7)
+        failing("copy", 0)
+        if what == "ranges":
+            await m.patch("x", PLACE, CHANGE)
+        else:
+            await m.chmod("x", 0o600)
+        await m.drained()
+        assert world.bucket.content("x") == (NEW if what == "ranges" else OLD)
+    assert 1 < len(failed) < 6, failed
