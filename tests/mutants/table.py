@@ -696,8 +696,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "SIGKILL: a large upload goes on with its parts",
         _UPLOAD,
-        "                version = await make(key, generation, live, row, resume=entry.doubtful)",
-        "                version = await make(key, generation, live, row, resume=False)",
+        "await volume.bucket.upload(key, path, size, sha1, info, kind, entry.doubtful, known)",
+        "await volume.bucket.upload(key, path, size, sha1, info, kind, False, known)",
         ("tests/mount/test_large.py::test_killed_daemon_goes_on_with_its_parts",),
     ),
     Row(
