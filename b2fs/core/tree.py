@@ -100,8 +100,10 @@ class Entries:
             node = self.nodes.get(inode.ino)
             if node is None:
                 node = self.nodes[inode.ino] = Node(inode)
+                node.parents = [(self._parent, name)]  # one that was appended to has room for three more
+            else:
+                node.parents.append((self._parent, name))
             self.children[name] = inode.ino
-            node.parents.append((self._parent, name))
 
 
 class Tree:

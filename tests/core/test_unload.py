@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 
 import pytest
 from msgspec.structs import replace
@@ -127,6 +128,11 @@ def test_more_forgotten_than_told(tree: Tree) -> None:
     _empty(tree)
     tree.forget(5, 2)
     assert [tree.lookups(ino) for ino in (4, 5)] == [0, 0]
+
+
+def test_name_takes_no_more_room_than_it_needs(tree: Tree) -> None:
+    """A list that was appended to has room for three more: in a directory of 100,000 names that is 2 MB."""
+    assert sys.getsizeof(tree.node(4).parents) == sys.getsizeof([None])
 
 
 def test_file_without_its_directory(tree: Tree) -> None:

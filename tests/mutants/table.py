@@ -1047,6 +1047,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/core/test_counts.py::test_they_count_as_a_dict_does",),
     ),
     Row(
+        "memory: rows share the numbers that are equal",
+        _JOURNAL,
+        "@lru_cache(_FEW)",
+        "",
+        ("tests/adapters/test_journal.py::test_equal_numbers_are_shared",),
+    ),
+    Row(
         "growth: nothing that is asked for often reads a whole table",
         _JOURNAL,
         "CREATE INDEX object_hidden ON object (uploaded_ms) WHERE file_id = '';",
