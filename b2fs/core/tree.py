@@ -24,6 +24,7 @@ from msgspec.structs import replace
 
 from b2fs.core import names, xattrs
 from b2fs.core.change import Change
+from b2fs.core.counts import Counts
 from b2fs.core.inode import ROOT, Inode, largest_info
 from b2fs.errors import (
     Exists,
@@ -99,8 +100,10 @@ class Entries:
             node = self.nodes.get(inode.ino)
             if node is None:
                 node = self.nodes[inode.ino] = Node(inode)
+                node.parents = [(self._parent, name)]  # one that was appended to has room for three more
+            else:
+                node.parents.append((self._parent, name))
             self.children[name] = inode.ino
-            node.parents.append((self._parent, name))
 
 
 class Tree:
@@ -115,8 +118,8 @@ class Tree:
         """The loaded directories (and some that are gone), from the one that `core.unload` looks at next."""
         self.orphans: deque[int] = deque()
         """Files that came into memory without their directory."""
-        self.remembered: dict[int, int] = {}
-        """`Node.lookups` of inodes that are not in memory, where it is not 0."""
+        self.remembered = Counts()
+        """`Node.lookups` of inodes that are not in memory."""
 
     # ------------------------------------------------------------ looking
 
@@ -145,7 +148,7 @@ class Tree:
     def lookups(self, ino: int) -> int:
         """How often the kernel was told of an inode, in memory or not, and has not forgotten it."""
         node = self.nodes.get(ino)
-        return self.remembered.get(ino, 0) if node is None else node.lookups
+        return self.remembered[ino] if node is None else node.lookups
 
     def find(self, path: str) -> Node | None:
         """The node of a path, None if there is none, or a directory above it is not loaded."""
@@ -419,8 +422,8 @@ class Tree:
             return
         for ino in entries.nodes.keys() & self.nodes.keys():
             self.nodes[ino].parents += entries.nodes.pop(ino).parents
-        for ino in entries.nodes.keys() & self.remembered.keys():
-            self._add(entries.nodes.pop(ino))
+        for ino in self.remembered.among(entries.nodes):
+            self._recall(entries.nodes[ino])
         self.nodes.update(entries.nodes)
         parent.children = entries.children
         self.order.append(parent.ino)
@@ -432,16 +435,19 @@ class Tree:
 
     def _add(self, node: Node) -> Node:
         self.nodes[node.ino] = node
-        if node.ino in self.remembered:
-            node.lookups = self.remembered.pop(node.ino)
-            node.denied = True  # nobody knows any more
+        self._recall(node)
         return node
+
+    def _recall(self, node: Node) -> None:
+        if count := self.remembered.take(node.ino):
+            node.lookups = count
+            node.denied = True  # nobody knows any more
 
     def forget(self, ino: int, count: int) -> None:
         """The kernel dropped references to an inode that is not in memory."""
-        left = self.remembered.pop(ino, 0) - count
+        left = self.remembered.take(ino) - count
         if left > 0:
-            self.remembered[ino] = left
+            self.remembered.put(ino, left)
 
     def discard(self, node: Node) -> None:
         """Forget an unlinked node that nobody holds."""

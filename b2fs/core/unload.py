@@ -78,7 +78,7 @@ def _is_busy(tree: Tree, ino: int) -> bool:
 
 def _drop(tree: Tree, ino: int, linked: list[int]) -> None:
     node = tree.nodes.pop(ino)
-    if node.lookups:
-        tree.remembered[ino] = node.lookups
+    if node.lookups > 0:
+        tree.remembered.put(ino, node.lookups)
     if node.inode.nlink > 1 and not node.inode.is_dir:
         linked.append(ino)

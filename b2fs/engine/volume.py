@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True):
     uploads: int = 16
     fetches: int = 32
     names_in_memory: int = 50_000
-    """Inodes that stay in memory though nobody uses them: about 1.4 kB each."""
+    """Inodes that stay in memory though nobody uses them: about 1.2 kB each."""
     predict: bool = True
     """Small files that will probably be read next are fetched before."""
     prefetch: Patterns = Patterns()

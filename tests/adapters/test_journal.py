@@ -24,7 +24,7 @@ FILE, DIR = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755
 
 
 def _inode(ino: int, mode: int = FILE, **more: object) -> Inode:
-    return Inode(ino, mode, 1, 2, 1, 3, -4, 5, 6, **more)  # type: ignore[arg-type]
+    return replace(Inode(ino, mode, 1, 2, 1, 3, -4, 5, 6), **more)
 
 
 def _row(key: str, file_id: str = "id") -> ObjectRow:
@@ -401,6 +401,20 @@ def test_load_small_directory(filled: Journal) -> None:
     assert filled.load_small_directory(2, 2) == filled.load_directory(2)
     assert filled.load_small_directory(2, 1) is None
     assert filled.load_small_directory(4, 1) == []
+
+
+def test_equal_numbers_are_shared(journal: Journal) -> None:
+    """Owners and modes by all rows, times by each row that has one for all three; what differs stays as it is."""
+    owned = [
+        _inode(ino, uid=1000, gid=2000, mtime_ns=at, ctime_ns=at, atime_ns=at) for ino, at in ((5, 10**18), (6, 10**17))
+    ]
+    apart = _inode(7, mtime_ns=10**18, ctime_ns=10**18 + 1, atime_ns=10**18 + 2)
+    journal.commit(Change(inodes=[*owned, apart]))
+    first, second = journal.inode(5), journal.inode(6)
+    assert first is not None and second is not None
+    assert first.mode is second.mode and first.uid is second.uid and first.gid is second.gid
+    assert first.mtime_ns is first.ctime_ns is first.atime_ns
+    assert [first, second, journal.inode(7)] == [*owned, apart]
 
 
 def test_names_that_follow(journal: Journal) -> None:

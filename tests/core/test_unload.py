@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 
 import pytest
 from msgspec.structs import replace
@@ -113,18 +114,31 @@ def test_lookups_are_remembered(tree: Tree) -> None:
     tree.forget(4, 1)
     tree.forget(6, 1)
     tree.forget(5, 1)
-    assert tree.remembered == {2: 2, 4: 2}
+    assert [tree.lookups(ino) for ino in (2, 4, 5, 6)] == [2, 2, 0, 0]
     _load(tree, ROOT, (b"d", _inode(2, DIR, 2)), (b"e", _inode(3, DIR, 2)))
     _load(tree, 2, (b"x", _inode(4)))
     assert (tree.node(2).lookups, tree.node(2).denied, tree.node(4).lookups) == (2, True, 2)
     assert not tree.node(3).denied
-    assert tree.remembered == {}
+    assert tree.remembered.among(range(10)) == [], "a node has its own count"
+
+
+def test_more_forgotten_than_told(tree: Tree) -> None:
+    """A count below nothing is nothing, in memory and out of it."""
+    tree.node(4).lookups, tree.node(5).lookups = -1, 1
+    _empty(tree)
+    tree.forget(5, 2)
+    assert [tree.lookups(ino) for ino in (4, 5)] == [0, 0]
+
+
+def test_name_takes_no_more_room_than_it_needs(tree: Tree) -> None:
+    """A list that was appended to has room for three more: in a directory of 100,000 names that is 2 MB."""
+    assert sys.getsizeof(tree.node(4).parents) == sys.getsizeof([None])
 
 
 def test_file_without_its_directory(tree: Tree) -> None:
     """It comes by its number, takes part when its directory comes, and goes like the others."""
     _empty(tree)
-    tree.remembered[4] = 1
+    tree.remembered.put(4, 1)
     node = tree.adopt(_inode(4))
     assert (node.lookups, node.parents) == (1, [])
     _empty(tree)

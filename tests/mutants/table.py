@@ -1032,12 +1032,26 @@ ROWS: tuple[Row, ...] = (
     Row(
         "memory: how often the kernel was told of an inode outlives its node",
         _UNLOAD,
-        "    if node.lookups:",
+        "    if node.lookups > 0:",
         "    if False:",
         (
             "tests/core/test_unload.py::test_lookups_are_remembered",
             "tests/engine/test_memory.py::test_what_went_meanwhile",
         ),
+    ),
+    Row(
+        "memory: what the kernel forgot takes no room",
+        "b2fs/core/counts.py",
+        "        if block == self._empty:",
+        "        if False:",
+        ("tests/core/test_counts.py::test_they_count_as_a_dict_does",),
+    ),
+    Row(
+        "memory: rows share the numbers that are equal",
+        _JOURNAL,
+        "@lru_cache(_FEW)",
+        "",
+        ("tests/adapters/test_journal.py::test_equal_numbers_are_shared",),
     ),
     Row(
         "growth: nothing that is asked for often reads a whole table",
