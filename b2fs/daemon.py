@@ -98,7 +98,7 @@ class Daemon:
                     raise
             async with running(disk, journal, bucket, setup.engine_settings(self._config)) as engine:
                 engine.online = not known or await self._knock(bucket, journal)
-                await self._serve(engine)
+                await self._serve(engine, is_first=not known)
         return self._finish()
 
     async def _find_bucket(self, bucket: Bucket, journal: Journal) -> None:
@@ -126,7 +126,7 @@ class Daemon:
 
     # ------------------------------------------------------------ serving
 
-    async def _serve(self, engine: Engine) -> None:
+    async def _serve(self, engine: Engine, *, is_first: bool) -> None:
         mount = FuseMount(engine, self._mountpoint)
         socket = os.path.join(address.runtime_dir(), address.socket_name(self._mountpoint))
         mount.open(f"b2fs:{self._config.bucket}/{self._config.prefix}", self._config.allow_other)
@@ -139,7 +139,7 @@ class Daemon:
                 await nursery.start(control.serve, socket, self._handler(engine))
                 gc.freeze()
                 gc.set_threshold(*gc.get_threshold()[:2], _FULL_COLLECTION)
-                with trio.move_on_after(_FIRST_NAMES_S):
+                with trio.move_on_after(_FIRST_NAMES_S if is_first else 0.0):
                     await engine.listing.begun()
                 log.info("serving %s from bucket %s", self._mountpoint, self._config.bucket)
                 self._ready()

@@ -169,9 +169,8 @@ class Listing:
                 await self._wanted.wait()
 
     async def begun(self) -> None:
-        """Wait until the first names are here, or B2 did not give them."""
-        if not self.complete:
-            await self._progress.wait()
+        """Wait until the first names of a new listing are here, or B2 did not give them."""
+        await self._progress.wait()
 
     def wake(self) -> None:
         """List the bucket again now."""
