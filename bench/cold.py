@@ -102,7 +102,8 @@ def latencies(session: Session) -> list[Table]:
     ]
     for latency_s in _LATENCIES_S:
         for case in chosen:
-            named = replace(case, name=f"{case.name}, at {latency_s * 1000:.0f} ms")
+            reach = case.never if latency_s == LATENCY_S else ()  # the goal is one at 50 ms
+            named = replace(case, name=f"{case.name}, at {latency_s * 1000:.0f} ms", never=reach)
             session.say(named.name)
             table.rows += _measure(session, named, table, latency_s)[0]
     return [table]
