@@ -139,8 +139,9 @@ class Daemon:
                 await nursery.start(control.serve, socket, self._handler(engine))
                 gc.freeze()
                 gc.set_threshold(*gc.get_threshold()[:2], _FULL_COLLECTION)
-                with trio.move_on_after(_FIRST_NAMES_S if is_first else 0.0):
-                    await engine.listing.begun()
+                if is_first:
+                    with trio.move_on_after(_FIRST_NAMES_S):
+                        await engine.listing.begun()
                 log.info("serving %s from bucket %s", self._mountpoint, self._config.bucket)
                 self._ready()
                 await self._stop.wait()
