@@ -279,6 +279,22 @@ async def test_lanes_do_not_starve_each_other(devbucket: DevBucket, there: Versi
             nursery.cancel_scope.cancel()
 
 
+async def test_uploads_stand_behind_all_else(devbucket: DevBucket, there: Version, tmp_path: Path) -> None:
+    """Their threads have a lower priority, and only theirs: for a fetch somebody waits."""
+
+    def priorities(pid: int) -> list[int]:
+        stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return [int(stat.rpartition(")")[2].split()[16]) for stat in stats]  # proc(5): nice
+
+    async with TransferProcess.open(settings_for(devbucket)) as transfer:
+        pid = await running(transfer)
+        await transfer.fetch(there.file_id, str(tmp_path / "part"), 0, there.size, there.sha1)
+        assert set(priorities(pid)) == {0}
+        await transfer.upload("new", *sealed(tmp_path, DATA), {}, "")
+        assert sorted(set(priorities(pid))) == [0, 10]
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 0
+
+
 async def test_answers_come_as_they_are_ready(devbucket: DevBucket, there: Version, tmp_path: Path) -> None:
     """A slow fetch does not hold back the answer to a later quick one."""
     async with TransferProcess.open(settings_for(devbucket)) as transfer:

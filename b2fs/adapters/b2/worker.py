@@ -30,6 +30,8 @@ from b2fs.core.bucket import Requests
 from b2fs.errors import B2fsError
 
 _READ = 65536
+_UPLOAD_NICE = 10
+"""How far uploads stand behind programs, the daemon, and fetches, which somebody waits for."""
 
 
 class Worker:
@@ -43,7 +45,8 @@ class Worker:
         others = ThreadPoolExecutor(settings.list_lanes, "list")
         self._lanes = {
             wire.Fetch: ThreadPoolExecutor(settings.fetch_lanes, "fetch"),
-            wire.Upload: ThreadPoolExecutor(settings.upload_lanes, "upload"),
+            # nobody waits for an upload, and each thread has a priority of its own (setpriority(2), Linux)
+            wire.Upload: ThreadPoolExecutor(settings.upload_lanes, "upload", os.nice, (_UPLOAD_NICE,)),
             wire.Copy: ThreadPoolExecutor(settings.copy_lanes, "copy"),
             wire.Connect: others,
             wire.ListPage: others,
