@@ -375,8 +375,11 @@ async def running(
                 nursery.cancel_scope.cancel()
         # Nobody else is left: whoever waited for a thread has ended what he began with its answer.
         with trio.CancelScope(shield=True):
-            await engine.cache.settle()
-            engine.cache.close()
+            try:
+                await engine.cache.settle()
+                engine.cache.close()
+            except (B2fsError, OSError) as error:  # the cache owes nobody durability
+                log.warning("what was fetched last cannot be kept: %s", error)
             with contextlib.suppress(B2fsError):  # a disk that fails: the next start does it
                 await volume.reaper.reap()
                 if not volume.read_only and not journal.has_unsealed():

@@ -581,6 +581,26 @@ async def test_a_stop_closes_nothing_that_is_in_use(
     assert order[0] == "answer" and "commit" not in order[order.index("close") :], order
 
 
+async def test_a_disk_that_fails_at_the_end_does_not_spoil_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
+    """What was fetched last is lost to the cache; all else ends in order, and the next start need not doubt anything."""
+    world.bucket.put("x", b"content")
+    async with world.mount(check=False, boot="one") as m:
+        assert await m.read("x") == b"content"
+
+        def failing(parts: object) -> set[int]:
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(m.volume.disk, "secure_parts", failing)
+        ended: dict[str, str] = {}
+        set_meta = m.volume.journal.set_meta
+        monkeypatch.setattr(
+            m.volume.journal, "set_meta", lambda name, value: (ended.update({name: value}), set_meta(name, value))
+        )
+    assert ended == {"boot": ""}
+
+
 @pytest.mark.parametrize("when", ["before", "during"])
 async def test_a_blob_is_evicted_before_it_has_settled(world: World, when: str, autojump_clock: object) -> None:
     """It goes as any other, and does not come back by what was under way for it."""
