@@ -150,8 +150,11 @@ class Soak:
         if problem := ending.flush():
             scene.fail(problem)
             return
-        self._spoil()
-        if problems := list(ending.compare(self._settle())):
+        if self._tamper == "model":
+            self._lose_a_save()
+        models = self._settle()
+        spoil = self._spoil_an_object if self._tamper == "bucket" else None
+        if problems := list(ending.compare(models, spoil)):
             scene.fail("in the end: " + "\n  ".join(problems[:40]))
         self._versions = doubles(scene)
 
@@ -160,16 +163,16 @@ class Soak:
         problems = [line for writer in self.writers for line in writer.tree.settle(self.scene.path)]
         return problems + self.cells.check() + self.site.check()
 
-    def _spoil(self) -> None:
-        """For the test of this program: a file with other bytes in the bucket, or a save that was acknowledged and lost."""
-        if self._tamper == "bucket":
-            name, row = next((name, row) for name, row in objects(self.scene).items() if name == self.cells.path(0))
-            self.scene.bucket.admin.put(
-                self.scene.bucket.bucket, name, b"x" * row["contentLength"], info=row["fileInfo"]
-            )
-        elif self._tamper == "model":
-            self.cells.begun[0] += 1
-            self.cells.known[0] = self.cells.begun[0]
+    def _lose_a_save(self) -> None:
+        """For the test of this program: a save that was acknowledged and is not there."""
+        self.cells.begun[0] += 1
+        self.cells.known[0] = self.cells.begun[0]
+
+    def _spoil_an_object(self) -> None:
+        """For the test of this program: a file with other bytes in the bucket."""
+        bucket, name = self.scene.bucket, self.cells.path(0)
+        row = objects(self.scene)[name]
+        bucket.admin.put(bucket.bucket, name, b"x" * row["contentLength"], info=row["fileInfo"])
 
     # ------------------------------------------------------------ output
 

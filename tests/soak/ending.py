@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -76,11 +76,16 @@ class Ending:
         self.scene = scene
         self._chaos = chaos
 
-    def compare(self, models: list[str]) -> Iterator[str]:
-        """`models`: what the mount shows that the models do not, found after the flush."""
+    def compare(self, models: list[str], spoil: Callable[[], None] | None) -> Iterator[str]:
+        """`models`: what the mount shows that the models do not, found after the flush.
+
+        `spoil` spoils the bucket, when the mount has been read: earlier its listing could show it there too.
+        """
         scene, host = self.scene, self.scene.host
         yield from models
         here = tree(host.path)
+        if spoil is not None:
+            spoil()
         yield from (f"bucket: {line}" for line in self._bucket(here))
         self._chaos.count_life()
         assert host.process is not None
