@@ -33,6 +33,9 @@ class Looks(NamedTuple):
     """The modification time, if it is one that somebody has set; None: it came from the clock."""
 
 
+_TICK_NS = 20_000_000
+"""The kernel gives files the time of its last tick, up to 10 ms ago (100 Hz)."""
+
 Snapshot = Mapping[str, os.stat_result]
 """Every path of a side (the directory itself is ''), and every handle as '#number'."""
 
@@ -65,7 +68,7 @@ class Side:
         self.handles: dict[int, int] = {}
         self.maps: dict[int, mmap.mmap] = {}
         self.readings: dict[int, Reading] = {}
-        self._clock_ns = clock_ns
+        self._clock_ns = clock_ns - _TICK_NS
         """No time before this came from the clock."""
         root.mkdir()
 
