@@ -153,7 +153,7 @@ class Schedule:
 
     def covers(self, key: str) -> bool:
         """Whether the key, or a subtree that it is in, is dirty."""
-        return covers(self.entries, key)
+        return bool(self.entries) and covers(self.entries, key)
 
     def add(self, intent: Intent, now_s: float, *, quiet: bool = True) -> None:
         """A key became dirty (again)."""
