@@ -101,14 +101,14 @@ def test_version_that_came_in_between_is_history(new_host: NewHost, devbucket: D
 
 
 def test_kernel_asks_for_large_pieces(new_host: NewHost) -> None:
-    """The kernel reads ahead a megabyte at a time: eight times fewer requests for a sequential reader."""
+    """The kernel reads ahead half a megabyte at a time: four times fewer requests for a sequential reader."""
     host = new_host()
     host.start()
     device = os.stat(host.path).st_dev
     setting = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
     if not os.access(setting, os.W_OK):
         pytest.skip("only root may say so")
-    until(lambda: setting.read_text().strip() == "1024")
+    until(lambda: setting.read_text().strip() == "512")
     host.stop()
 
 

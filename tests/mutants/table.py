@@ -28,6 +28,7 @@ _CONTENT = "b2fs/engine/content.py"
 _CACHE = "b2fs/engine/cache.py"
 _VOLUME = "b2fs/engine/volume.py"
 _FUSE = "b2fs/frontends/fuse.py"
+_BUSY_POLL = "b2fs/frontends/busy_poll.py"
 _ENGINE = "b2fs/engine/engine.py"
 _FILES = "b2fs/engine/filesystem.py"
 _WRITEBACK = "b2fs/core/writeback.py"
@@ -52,8 +53,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "a bug is an EIO: the boundary around handlers",
         _FUSE,
-        "            raise pyfuse3.FUSEError(errno.EIO) from None\n\n    return boundary",
-        "            raise\n\n    return boundary",
+        "            raise pyfuse3.FUSEError(errno.EIO) from None\n        finally:",
+        "            raise\n        finally:",
         ("tests/mount/test_bugs.py::test_exception_in_any_handler",),
     ),
     Row(
@@ -1116,5 +1117,19 @@ ROWS: tuple[Row, ...] = (
         "AND +file_id = ?",
         "AND +file_id >= ?",
         ("tests/adapters/test_journal.py::test_what_is_not_in_b2",),
+    ),
+    Row(
+        "busy polling: others have a turn",
+        _BUSY_POLL,
+        "if answered_s - self._turn_began_s < _TURN_S:",
+        "if True:",
+        ("tests/mount/test_busy_poll.py::test_others_have_a_turn_while_requests_keep_coming",),
+    ),
+    Row(
+        "busy polling: nobody is looked for while a handler waits",
+        _FUSE,
+        "requests.under_way += 1",
+        "pass",
+        ("tests/mount/test_busy_poll.py::test_handlers_that_wait_are_counted",),
     ),
 )
