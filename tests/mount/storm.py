@@ -31,6 +31,7 @@ NAMES = ("1", "2", "3", "ф.json")
 OPEN_FILES = 3
 MAX_WRITE = 40_000
 """One write is one request of the kernel, or two where it finds no page for all of it: each is done in whole or not."""
+PAGE = 4096
 
 UNSERVED = (errno.ENOTCONN, errno.ECONNABORTED)
 """What the kernel answers where the daemon is gone."""
@@ -58,6 +59,13 @@ class Operation(msgspec.Struct, omit_defaults=True):
         """
         rest = replace(self, offset=self.offset + written, size=self.size - written, skip=self.skip + written)
         return replace(self, size=written), rest
+
+    def forms(self) -> list[Operation]:
+        """As what it may be there if the daemon died before it returned: nothing, all, and of a write its first requests."""
+        if self.kind != "write":
+            return [self]
+        borders = range(PAGE - self.offset % PAGE, self.size, PAGE)
+        return [self, *(self.cut(written)[0] for written in borders)]
 
 
 class File:
@@ -134,7 +142,17 @@ def found(root: Path) -> dict[str, tuple[str, int] | None]:
 
 
 def replay(log: Path) -> list[Model]:
-    """What the log allows the tree to hold: after all that was acknowledged, and with the operation in flight."""
+    """What the log allows the tree to hold: after all that was acknowledged, and with each form of the operation in flight."""
+    model, doubtful = _acknowledged(log)
+    allowed = [model]
+    for form in doubtful.forms() if doubtful is not None else ():
+        after = copy.deepcopy(model)
+        after.apply(form)
+        allowed.append(after)
+    return allowed
+
+
+def _acknowledged(log: Path) -> tuple[Model, Operation | None]:
     model = Model()
     lines = log.read_bytes().splitlines() if log.exists() else []
     doubtful = None
@@ -146,17 +164,17 @@ def replay(log: Path) -> list[Model]:
             model.open.clear()
         elif before is not None and doubtful is None:
             model.apply(before)
-    if doubtful is None:
-        return [model]
-    after = copy.deepcopy(model)
-    after.apply(doubtful)
-    return [model, after]
+    return model, doubtful
 
 
-def crashed(log: Path, *, done: bool) -> None:
-    """Note in the log that the daemon was killed and whether the operation in flight is there: the next storm goes on."""
+def crashed(log: Path, which: int) -> None:
+    """Note in the log that the daemon was killed, and which state of `replay` is there: the next storm goes on from it."""
+    _, doubtful = _acknowledged(log)
     with log.open("ab") as file:
-        file.write(msgspec.json.encode(Operation("crash", label="done" if done else "")) + b"\n\n")
+        if which:
+            assert doubtful is not None
+            file.write(msgspec.json.encode(doubtful.forms()[which - 1]) + b"\n")
+        file.write(msgspec.json.encode(Operation("crash", label="done" if which else "")) + b"\n\n")
 
 
 def choose(model: Model, random: Random, number: int) -> Operation:
