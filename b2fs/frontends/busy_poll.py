@@ -25,7 +25,7 @@ _TURN_S = 0.001
 """For how long requests are answered in one turn: about as long as other steps of the loop hold it."""
 _BUSY_S = 50e-6
 """How long the next request is looked for: what a sleep and a wake-up of the loop cost."""
-_AT_ONCE_S = 200e-6
+_AT_ONCE_S = 100e-6
 """A request that came within this after an answer, though the loop slept, would have been seen, or nearly so."""
 
 
