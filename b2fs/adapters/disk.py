@@ -24,6 +24,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from zlib import crc32
 
@@ -35,6 +36,8 @@ _FOLDERS = ("scratch", "staged", "cache", "part", "quarantine")
 _FICLONE = 0x40049409  # ioctl_ficlone(2): share the blocks of another file, atomically
 _SYNC_FILE_RANGE_WRITE = 2  # sync_file_range(2)
 _sync_file_range = getattr(ctypes.CDLL(None), "sync_file_range", None)  # Python has no door to it
+_LEFT_S = 0.5
+"""How long a lock may be with a process that its owner had just begun when it was killed: until that has called exec."""
 _COPY_STEP = 8 * 1024 * 1024
 _SYNCED = 64
 """Files that are synced together: each takes a descriptor meanwhile."""
@@ -61,15 +64,13 @@ class Disk:
             self._lock = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StateError(f"cannot use the state directory {root}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _locked(self._lock):
             owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip()
             os.close(self._lock)
             raise StateError(
                 f"the state directory {root} is in use by another b2fs (pid {owner or 'unknown'}): "
                 "unmount that one, or give this one a state directory of its own"
-            ) from None
+            )
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
 
@@ -409,6 +410,20 @@ def _same(whole: int, part: int, offset: int, step: int) -> Iterator[tuple[int, 
         size = min(step, length - start)
         if os.pread(whole, size, offset + start) == os.pread(part, size, start):
             yield offset + start, offset + start + size
+
+
+def _locked(fd: int) -> bool:
+    """Take the lock of a state directory; whether it could be had, within `_LEFT_S`."""
+    until_s = time.monotonic() + _LEFT_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > until_s:
+                return False
+            time.sleep(0.01)
+        else:
+            return True
 
 
 def _make_folder_of(blob_path: str) -> None:

@@ -45,6 +45,13 @@ def test_lock_ends_with_its_holder(root: Path) -> None:
     Disk(str(root)).close()
 
 
+def test_lock_that_is_left_in_a_moment_is_waited_for(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was killed while it began a process has left the lock with that one, until it has called exec."""
+    holder = Disk(str(root))
+    monkeypatch.setattr(disk_module.time, "sleep", lambda seconds: holder.close())
+    Disk(str(root)).close()
+
+
 def test_only_the_owner_may_look(root: Path) -> None:
     """Directories are 0700 and files 0600 whatever the umask, also when the directory was there with other modes."""
     root.mkdir(mode=0o755)
