@@ -44,11 +44,8 @@ _IO_SIZE = 128 * 1024
 _READ_AHEAD_KB = 512
 """What the kernel asks for at a time for a sequential reader, where we may say so (root). Its 128 KiB cost four times the
 requests; 1 MiB reads no faster, and who asks meanwhile waits twice as long (ARCHITECTURE.md, Sequential reads)."""
-_MOST_READS = 256
-"""Reads that may be under way at a time, where we may say so (root, and fusectl is mounted). The kernel sends 12 unless told, and
-behind 12 that wait for B2 even what is here cannot be read."""
 _MOST_REQUESTS = 1000
-"""Requests of all kinds, reads and what comes beside them; at pyfuse3's 99 everything would wait for one of so many reads."""
+"""Requests under way at a time. pyfuse3 would serve 99: behind as many that wait for B2 everything would wait."""
 _NOTICES = 10_000
 """Changes that may wait to be told to the kernel."""
 _FILES = 1 << 62
@@ -358,15 +355,15 @@ class FuseMount:
         """Answer the kernel until somebody unmounts or `stop` is called."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._notify)
-            nursery.start_soon(self._set_limits)
+            nursery.start_soon(self._widen_read_ahead)
             try:
                 await pyfuse3.main(max_tasks=_MOST_REQUESTS)
             finally:
                 nursery.cancel_scope.cancel()
 
-    async def _set_limits(self) -> None:
+    async def _widen_read_ahead(self) -> None:
         # neither pyfuse3 nor a mount option can ask for it (facts fuse.md); who is not root goes without
-        await trio.to_thread.run_sync(_set_limits, self._mountpoint, abandon_on_cancel=True)
+        await trio.to_thread.run_sync(_widen_read_ahead, self._mountpoint, abandon_on_cancel=True)
 
     def stop(self) -> None:
         """Make `serve` return; requests under way are answered first. Nothing, once it has returned."""
@@ -420,26 +417,16 @@ class FuseMount:
         return child is not None and child.is_dir and volume.tree.lookups(child.ino) > 0
 
 
-def _set_limits(mountpoint: str) -> None:
-    """Waits for the daemon's first answer, which has the kernel set its own: never on the loop's thread."""
+def _widen_read_ahead(mountpoint: str) -> None:
+    """Waits for the daemon's first answer, which sets it: never on the loop's thread."""
     try:
-        is_there, device = os.path.ismount(mountpoint), os.stat(mountpoint).st_dev
-    except OSError:
-        is_there, device = False, 0
-    if not is_there or os.major(device):
-        return  # unmounted already: that would be another file system's
-    minor = os.minor(device)
-    connection = f"/sys/fs/fuse/connections/{minor}"  # where fusectl is mounted
-    for path, value in (
-        (f"/sys/class/bdi/0:{minor}/read_ahead_kb", _READ_AHEAD_KB),
-        (f"{connection}/max_background", _MOST_READS),
-        (f"{connection}/congestion_threshold", _MOST_READS),
-    ):
-        try:
+        if os.path.ismount(mountpoint):
+            device = os.stat(mountpoint).st_dev
+            path = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
             with open(path, "w", encoding="ascii") as file:
-                file.write(str(value))
-        except OSError as error:
-            log.debug("%s stays as it is: %s", path, error)
+                file.write(str(_READ_AHEAD_KB))
+    except OSError as error:
+        log.debug("the kernel reads ahead as it is used to: %s", error)
 
 
 def _syncfs(path: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -88,20 +89,28 @@ async def looks_of(polling: BusyPoll, pair: tuple[socket.socket, socket.socket],
     return looks.count
 
 
+@asynccontextmanager
+async def somebody() -> AsyncIterator[list[int]]:
+    """Another task that wants a turn; the list has an entry once it had one."""
+    turns: list[int] = []
+
+    async def take() -> None:
+        turns.append(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        yield turns
+
+
 async def test_a_request_that_is_there_is_served_in_the_same_turn(
     pair: tuple[socket.socket, socket.socket], clock: Clock
 ) -> None:
     """Nobody else had a turn between two requests."""
     ours, theirs = pair
-    polling, others = BusyPoll(), []
-
-    async def other() -> None:
-        others.append(1)
-
+    polling = BusyPoll()
     await a_request(polling, pair)
     theirs.send(b"x")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(other)
+    async with somebody() as others:
         await polling.wait_readable(ours.fileno())
         assert not others
 
@@ -111,16 +120,11 @@ async def test_others_have_a_turn_while_requests_keep_coming(
 ) -> None:
     """A stream of requests holds the loop for a turn, two where trio's random order has it first again; no longer."""
     ours, theirs = pair
-    polling, others = BusyPoll(), []
-
-    async def other() -> None:
-        others.append(1)
-
+    polling = BusyPoll()
     await a_request(polling, pair)
     theirs.send(b"x")  # and nobody reads it: there is always one more
     began_s = clock.now_s
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(other)
+    async with somebody() as others:
         while not others:
             await polling.wait_readable(ours.fileno())
             assert clock.now_s - began_s < 2.5 * busy_poll._TURN_S

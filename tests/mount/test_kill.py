@@ -150,9 +150,8 @@ def test_upload_that_comes_after_the_restart_changes_nothing(
         rows = admin.versions(devbucket.bucket, "file")
         return [admin.content_by_id(row["fileId"]) if row["action"] == "upload" else None for row in rows]
 
-    until(
-        lambda: settled(devbucket)
-    )  # what the killed daemon had sent is there; perhaps the new one had sent it once more
+    # what the killed daemon had sent is there; perhaps the new one had sent it once more
+    until(lambda: settled(devbucket))
     until(lambda: b"old" in contents() and contents()[0] != b"old")
     listings = admin.calls()["b2_list_file_names"]
     until(lambda: admin.calls()["b2_list_file_names"] >= listings + 2)
