@@ -278,17 +278,24 @@ class FileSystem:
 
     # ------------------------------------------------------------ attributes
 
-    async def set_attributes(self, ino: int, new: NewAttributes) -> Node:
-        """chmod, chown, truncate, utimens. One commit; a truncate comes first."""
+    async def set_attributes(self, ino: int, new: NewAttributes, privileged: bool = True) -> Node:
+        """chmod, chown, truncate, utimens. One commit; a truncate comes first.
+
+        The set-id bits of a file go with a chown, with a truncate by who is not privileged, and if nothing is asked for.
+        """
         node = await self._volume.node(ino)
         if new.size is not None:
             if node.inode.is_dir:
                 raise IsDirectory("a directory cannot be truncated")
             await self._content.truncate(node, new.size)
         old = node.inode
+        mode = old.mode if new.mode is None else stat.S_IFMT(old.mode) | stat.S_IMODE(new.mode)
+        is_chown = new.uid is not None or new.gid is not None or new == NewAttributes()
+        if not old.is_dir and (is_chown or (new.size is not None and not privileged)):
+            mode = without_set_id(mode)
         inode = replace(
             old,
-            mode=old.mode if new.mode is None else stat.S_IFMT(old.mode) | stat.S_IMODE(new.mode),
+            mode=mode,
             uid=old.uid if new.uid is None else new.uid,
             gid=old.gid if new.gid is None else new.gid,
             atime_ns=old.atime_ns if new.atime_ns is None else nearest_time(new.atime_ns),

@@ -54,7 +54,7 @@ class BusyPoll:
     Lock = Lock
 
     def __init__(self) -> None:
-        self.lowlevel = self
+        self.lowlevel: Any = self
         self.under_way = 0
         """Handlers that have begun and not ended. The front end counts them."""
         self._poll = select.poll()

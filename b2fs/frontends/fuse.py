@@ -32,6 +32,7 @@ from b2fs.engine.filesystem import NewAttributes
 from b2fs.engine.volume import Changed
 from b2fs.errors import B2fsError, MountError, NotFound
 from b2fs.frontends.busy_poll import BusyPoll
+from b2fs.frontends.handshake import Handshake
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,7 @@ class FuseOperations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._entry(await self._files.set_attributes(inode, new))
+        return self._entry(await self._files.set_attributes(inode, new, privileged=ctx.uid == 0))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         try:
@@ -269,7 +270,6 @@ class FuseOperations(pyfuse3.Operations):
 
     @_guarded
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
-        # a write and a truncate come with a setattr that clears the set-id bits; an open with O_TRUNC does not
         handle = await self._files.open(inode, flags, privileged=ctx.uid == 0)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True)
 
@@ -334,16 +334,15 @@ class FuseMount:
         self._send, self._receive = trio.open_memory_channel[Changed](_NOTICES)
         self._is_open = False
 
-    def open(self, source: str, allow_other: bool, debug: bool = False) -> None:
+    def open(self, source: str, allow_other: bool) -> None:
         """Mount. MountError if the kernel refuses."""
         options = set(pyfuse3.default_options)
         options |= {f"fsname={source.replace(',', '_')}", "subtype=b2fs", "default_permissions"}
         if allow_other:
             options.add("allow_other")
-        if debug:
-            options.add("debug")
         operations = FuseOperations(self._engine)
         pyfuse3.trio = operations.requests  # type: ignore[attr-defined]  # as pyfuse3.asyncio.enable does
+        operations.requests.lowlevel = Handshake(operations.requests)
         try:
             pyfuse3.init(operations, self._mountpoint, options)
         except RuntimeError as error:

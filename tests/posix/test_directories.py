@@ -473,3 +473,11 @@ def test_chown_clears_set_id_bits(root: Path, mode: int, left: int, who: int) ->
             os.chown(name, OTHER, GROUP)
     assert os.stat("f").st_mode & 0o7777 == left
     assert os.stat("d").st_mode & 0o7777 == mode
+
+
+def test_chown_to_nobody_else_clears_set_id_bits(root: Path) -> None:
+    """Also where neither owner nor group is named."""
+    put("f")
+    os.chmod("f", 0o6777)
+    os.chown("f", -1, -1)
+    assert os.stat("f").st_mode & 0o7777 == 0o777
