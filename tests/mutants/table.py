@@ -289,14 +289,14 @@ ROWS: tuple[Row, ...] = (
         "b2fs/frontends/handshake.py",
         "flags |= offered & _HANDLE_KILLPRIV_V2",
         "flags |= 0",
-        ("tests/mount/test_handshake.py",),
+        ("tests/mount/test_handshake.py::test_the_kernel_asks_for_capabilities_once",),
     ),
     Row(
         "FUSE: nobody stands between us and the kernel after its first message",
         "b2fs/frontends/handshake.py",
         "        os.dup2(self._kernel, descriptor, inheritable=False)",
         "        pass",
-        ("tests/mount/test_handshake.py",),
+        ("tests/mount/test_handshake.py::test_the_first_message_and_its_answer_pass_by",),
     ),
     Row(
         "POSIX: the last unlink changes the ctime",
