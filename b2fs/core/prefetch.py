@@ -39,6 +39,10 @@ class Ground(StrEnum):
     """A miss of the first of several files of a directory that differ in their digits only."""
     BELOW = "below"
     """A miss of a file without a digit in its name: then the few of its suffix in the directories beside it are read."""
+    STRAIGHT = "straight"
+    """The same by who has not listed what is beside its directory, so does not go from one to the next: then the first
+    numbered files of the first of those directories are read too.
+    """
 
 
 NEAR = 4
@@ -49,14 +53,14 @@ FIRST = 8
 START = 16
 """Who begins at the beginning reads more than who came into the middle, and did not wait for a second one so far."""
 LISTED = 32
-_WINDOW = {Ground.ORDER: FIRST, Ground.LISTING: LISTED, Ground.START: START}
+_WINDOW = {Ground.ORDER: FIRST, Ground.LISTING: LISTED, Ground.START: START, Ground.STRAIGHT: START}
 _FIRST_NAMES = 2
 """Below so many names of a listed directory a file begins a run: some directories lack what is looked for."""
 _SEVERAL = 2
 """Files that follow the first one of their shape soon."""
 LARGEST = 64
 """Members of a window: what 32 requests at a time bring in two round trips."""
-_UNJUDGED = {Ground.ORDER: 256, Ground.LISTING: 256, Ground.START: 64, Ground.BELOW: 32}
+_UNJUDGED = {Ground.ORDER: 256, Ground.LISTING: 256, Ground.START: 64, Ground.BELOW: 32, Ground.STRAIGHT: 32}
 """Predictions of a ground that are open at a time: the weaker it is, the sooner it has to be judged."""
 PATIENCE = 32
 _SERIES = 64
@@ -81,8 +85,10 @@ class Member(msgspec.Struct, frozen=True):
     name: bytes
 
 
-Below = Callable[[int, bytes], Sequence[Member]]
-"""(directory, name of a file in it) to the files of the same suffix in its subdirectories, none if they are not few."""
+Below = Callable[[int, bytes], tuple[Sequence[Member], int | None]]
+"""(directory, name of a file in it) to the files of the same suffix in its subdirectories, none if they are not few, and the
+first of these subdirectories.
+"""
 
 
 class _Run:
@@ -218,7 +224,7 @@ class Predictor:
             self._end()
         # after a listing: the files beside it, else those of its name in as many directories as there are
         listed.sort(key=lambda each: -len(each.member.series[1]) if each.member.series[1] else -len(members))
-        return self._guesses(followed + listed, members[0] if members else None)
+        return self._guesses(followed + listed, members)
 
     def predict(self, member: Member, token: str) -> bool:
         """The caller takes a prediction up, to fetch it if it is expected then. False: there is nothing new to it."""
@@ -291,10 +297,13 @@ class Predictor:
                 return -1
         return 0
 
+    def _was_listed(self, directory: int) -> bool:
+        return self._event - self._listed.get(directory, -PATIENCE) < PATIENCE
+
     def _is_listed(self, member: Member) -> bool:
         """Whether its directory was just listed, and it is the first file of it, or below one of its first names."""
         directory, tail = member.series
-        if self._event - self._listed.get(directory, -PATIENCE) >= PATIENCE:
+        if not self._was_listed(directory):
             return False
         return member.name in self._order(directory, b"", _FIRST_NAMES if tail else 1, False)
 
@@ -309,18 +318,29 @@ class Predictor:
         after = self._order(directory, member.name, _SEVERAL * NEAR, False)
         return sum(_shape(name) == shape for name in after) >= _SEVERAL
 
-    def _guesses(self, beginnings: list[_Beginning], missed: Member | None) -> Iterator[Sequence[Member]]:
+    def _guesses(self, beginnings: list[_Beginning], members: Sequence[Member]) -> Iterator[Sequence[Member]]:
         for beginning in beginnings:
             yield self._begin(beginning)
-        if missed is None:
+        if not members:
             return
+        missed = members[0]
         if self._is_first(missed):
             yield self._begin(_Beginning(missed, Ground.START, _shape(missed.name)))
         elif not missed.series[1] and not _DIGITS.search(missed.name):
-            found = [each for each in self._below(missed.series[0], missed.name) if each.series not in self._runs]
+            below, directory = self._below(missed.series[0], missed.name)
+            found = [each for each in below if each.series not in self._runs]
             for each in found:
                 self._run(each.series)
-            yield found
+            is_straight = not beginnings and len(members) > 1 and not self._was_listed(members[1].series[0])
+            yield found + self._numbered(directory) if is_straight and directory is not None else found
+
+    def _numbered(self, directory: int) -> list[Member]:
+        """The first numbered files of a directory that nobody goes through so far."""
+        series: Series = (directory, ())
+        for name in self._order(directory, b"", NEAR, False) if series not in self._runs else ():
+            if self._is_first(Member(series, name)):
+                return self._begin(_Beginning(Member(series, b""), Ground.STRAIGHT, _shape(name)))
+        return []
 
     def _begin(self, beginning: _Beginning) -> list[Member]:
         """The first window of a run."""

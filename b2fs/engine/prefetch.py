@@ -167,9 +167,12 @@ class Prefetch:
             ino, tail = parent, (name, *tail)
         return found
 
-    def _below(self, directory: int, name: bytes) -> list[Member]:
-        """The small files of a suffix in the directories below one, none if they are many, or are not soon found."""
+    def _below(self, directory: int, name: bytes) -> tuple[list[Member], int | None]:
+        """The small files of a suffix in the directories below one, none if they are many, or are not soon found; and
+        the first of these directories.
+        """
         journal, suffix, found = self._volume.journal, os.path.splitext(name)[1], list[Member]()
+        first: int | None = None
         names = journal.following(directory, b"", _BESIDE + 1) if suffix else []
         for beside in names if len(names) <= _BESIDE else []:
             inode = journal.entry(directory, beside)
@@ -178,9 +181,10 @@ class Prefetch:
             for file in journal.following(inode.ino, b"", _BELOW):
                 if file.endswith(suffix) and (below := journal.entry(inode.ino, file)) and below.size <= _DOCUMENT:
                     found.append(Member((directory, (file,)), beside))
+                    first = first or inode.ino
             if len(found) > _FEW:
-                return []
-        return found
+                return [], None
+        return found, first
 
     def _expect(self, members: Sequence[Member]) -> list[Wanted]:
         """Take a guess up: what is new in it."""

@@ -22,12 +22,14 @@ class Reader:
         self.names = {ino: sorted(found) for ino, found in directories.items()}
         self.documents: list[Member] = []
         """What lies below any file of a directory."""
+        self.below: int | None = None
+        """The first directory in which it lies."""
         self.slow = slow
         self.here: set[str] = set()
         self.fetched: list[str] = []
         """What was fetched ahead."""
         self.misses = 0
-        self.predictor = Predictor(self.order, lambda directory, name: self.documents)
+        self.predictor = Predictor(self.order, lambda directory, name: (self.documents, self.below))
 
     def order(self, directory: int, name: bytes, count: int, backwards: bool) -> list[bytes]:
         found = self.names.get(directory, [])
@@ -46,7 +48,10 @@ class Reader:
                     self.fetched.append(token)
         return found
 
-    def read(self, name: bytes, directory: int = DIRECTORY, tail: tuple[bytes, ...] = ()) -> None:
+    def read(
+        self, name: bytes, directory: int = DIRECTORY, tail: tuple[bytes, ...] = (), beside: Sequence[Member] = ()
+    ) -> None:
+        """`beside`: what else the file is a member of, by its name in the directories beside its own."""
         member = Member((directory, tail), name)
         token = f"{member.series}/{name!r}"
         following: Sequence[Member] | None = [] if token in self.here else None
@@ -56,7 +61,9 @@ class Reader:
         if following is not None:
             self.take(following)
         else:
-            any(map(self.take, self.predictor.missed(token, [member])))  # the first guess with anything new in it
+            any(
+                map(self.take, self.predictor.missed(token, [member, *beside]))
+            )  # the first guess with anything new in it
         self.here.add(token)
 
 
@@ -135,6 +142,49 @@ def test_documents_below_one_that_was_missed() -> None:
     reader.documents = [Member(series, b"en")]
     reader.read(b"0002.mp3")
     assert reader.fetched == []
+
+
+def test_who_goes_straight_to_a_document_is_believed_to_play_what_it_lists() -> None:
+    """With the documents below it come the first numbered files of the first directory that has one; the run goes on
+    from there. Not for who listed the directories beside it and may go from one to the next, nor where nothing lies beside.
+    """
+    documents = [Member((DIRECTORY, (b"sentences.json",)), name) for name in (b"en", b"tr")]
+    beside = [Member((1, (b"info.json",)), b"dictation")]
+
+    def reader() -> Reader:
+        made = Reader({DIRECTORY: [b"en", b"info.json", b"tr"], 8: [*files(40), b"sentences.json"], 9: files(40)})
+        made.documents, made.below = documents, 8
+        return made
+
+    straight = reader()
+    straight.read(b"info.json", beside=beside)
+    assert len(straight.fetched) == 2 + START
+    for name in files(40):
+        straight.read(name, directory=8)
+    assert straight.misses == 1
+    walker = reader()
+    walker.predictor.listed(1)
+    walker.read(b"info.json", beside=beside)
+    assert len(walker.fetched) == 2
+    at_the_top = reader()
+    at_the_top.read(b"info.json")
+    assert len(at_the_top.fetched) == 2
+    under_way = reader()
+    under_way.read(b"0001.mp3", directory=8)
+    under_way.read(b"info.json", beside=beside)
+    assert len(under_way.fetched) == 2, "somebody goes through it already"
+
+
+def test_who_reads_documents_only_has_that_guess_switched_off() -> None:
+    """The documents below go on being guessed."""
+    reader = Reader({ino: files(40) for ino in range(200)})
+    for ino in range(100, 200):
+        reader.documents, reader.below = [Member((ino, (b"sentences.json",)), b"en")], ino - 100
+        reader.read(b"info.json", directory=ino, beside=[Member((1, (b"info.json",)), b"%d" % (7919 * ino % 1000))])
+        reader.read(b"en", directory=ino, tail=(b"sentences.json",))
+    assert START <= sum("mp3" in token for token in reader.fetched) <= 5 * START
+    assert reader.misses == 100
+    check(reader.predictor)
 
 
 def test_each_ground_is_judged_by_itself() -> None:

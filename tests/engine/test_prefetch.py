@@ -150,13 +150,34 @@ async def test_documents_in_the_directories_beside_one(world: World, autojump_cl
         await ready(m)
         await m.read("d/info.json")
         await trio.testing.wait_all_tasks_blocked()
-        assert fetched(world) == 3
+        assert fetched(world) == 3 + START, "the numbered ones too, see below"
         for name in ("d/en/text.json", "d/tr/text.json"):
             await m.read(name)
         assert m.engine.cache.counters.misses == 1
         await m.read("m/info.json")
         await trio.testing.wait_all_tasks_blocked()
-    assert fetched(world) == 4
+    assert fetched(world) == 3 + START + 1
+
+
+async def test_who_goes_straight_to_a_document(world: World, autojump_clock: object) -> None:
+    """He gets the first numbered files below with it, in one round trip; who has listed what is beside does not."""
+    fill(world, directory(3, "b"))
+    for name in ("a/d", "b/d"):
+        fill(world, [f"{name}/info.json", f"{name}/en/text.json", *directory(40, f"{name}/en"), f"{name}/tr/text.json"])
+    async with world.mount(serve=True) as m:
+        await ready(m)
+        await m.read("a/d/info.json")
+        await trio.testing.wait_all_tasks_blocked()
+        assert fetched(world) == 3 + START
+        for name in ["a/d/en/text.json", *directory(START, "a/d/en")]:
+            await m.read(name)
+        assert m.engine.cache.counters.misses == 1
+        await trio.testing.wait_all_tasks_blocked()
+        before = fetched(world)
+        await m.names("b")
+        await m.read("b/d/info.json")
+        await trio.testing.wait_all_tasks_blocked()
+        assert fetched(world) == before + 3
 
 
 async def test_who_begins_is_served_before_who_goes_on(world: World, autojump_clock: object) -> None:

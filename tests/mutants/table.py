@@ -115,6 +115,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/core/test_prefetch.py::test_each_ground_is_judged_by_itself",),
     ),
     Row(
+        "prefetch: who goes from one directory to the next is no reader of one",
+        _PREDICTOR,
+        " and not self._was_listed(members[1].series[0])",
+        "",
+        ("tests/core/test_prefetch.py::test_who_goes_straight_to_a_document_is_believed_to_play_what_it_lists",),
+    ),
+    Row(
         "prefetch: what is not listed yet is looked for again",
         _PREFETCH,
         "                self._predictor.cut(member)\n                break",
