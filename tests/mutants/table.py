@@ -776,8 +776,8 @@ ROWS: tuple[Row, ...] = (
     Row(
         "xattr: they are in the journal",
         "b2fs/adapters/journal.py",
-        "inode.synced, inode.xattrs, inode.link,",
-        'inode.synced, "", inode.link,',
+        "scratch, synced, xattrs, link,\n        complete != 0",
+        'scratch, synced, "", link,\n        complete != 0',
         ("tests/engine/test_xattrs.py::test_survives_sigkill",),
     ),
     Row(
