@@ -354,8 +354,8 @@ class _Batch:
         self._ahead: dict[int, tuple[bytes, frozenset[bytes], bytes | None]] = {}
         """Names that directories had before: all behind the first given up to the last (None: to the end)."""
         self._names: set[tuple[int, bytes]] = set()
-        self._told: list[Changed] = []
-        """What the front end is to hear after the commit."""
+        self._told: dict[Changed, None] = {}
+        """What the front end is to hear after the commit, each once: a notice costs more than a row."""
 
     def commit(self) -> None:
         if self._objects or self._links:
@@ -400,7 +400,7 @@ class _Batch:
         old = self._row(ino)
         self._rows[ino] = _marked(old, described)
         if attributes(self._rows[ino]) != attributes(old):
-            self._told.append(Changed(ino, None))
+            self._told[Changed(ino, None)] = None
         return True
 
     def _directory(self, path: str) -> int | None:
@@ -424,13 +424,13 @@ class _Batch:
         self._rows[made.ino] = made
         self._ahead[made.ino] = (b"", frozenset(), None)
         self._link(parent, name, made.ino)
-        self._told.append(Changed(parent, None))
+        self._told[Changed(parent, None)] = None
         return made.ino
 
     def _link(self, parent: int, name: bytes, ino: int) -> None:
         self._names.add((parent, name))
         self._links.append((parent, name, ino))
-        self._told.append(Changed(parent, name, is_new=True))
+        self._told[Changed(parent, name, is_new=True)] = None
 
     def _entry(self, parent: int, name: bytes) -> Inode | None:
         """What had the name before. Of a directory that is not in memory the names are read some at a time: mostly they are
