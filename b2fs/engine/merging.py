@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from b2fs.core import names
 from b2fs.core.bucket import Page, Version
 from b2fs.core.change import Change, ObjectRow
-from b2fs.core.inode import ROOT, Inode, attributes, from_version, operation_of
+from b2fs.core.inode import INFO_B2FS, ROOT, Inode, attributes, from_version, operation_of
 from b2fs.core.merge import compare, is_news
 from b2fs.engine.volume import Changed, Volume
 from b2fs.errors import NotDirectory
@@ -342,7 +342,8 @@ class _Batch:
 
     def __init__(self, volume: Volume, known: Set[str] = frozenset()) -> None:
         self._volume = volume
-        self._mine = volume.mount_id + "."
+        self._mine = f"o={volume.mount_id}."
+        """What this mount's objects, and hardly any other, have in their fileInfo."""
         self._known = known
         self._files: list[Inode] = []
         self._links: list[tuple[int, bytes, int]] = []
@@ -369,12 +370,12 @@ class _Batch:
         volume, key = self._volume, version.key
         if key in self._known or names.unusable(key) is not None or volume.schedule.covers(key):
             return False
-        if operation_of(version.info).startswith(self._mine):
+        if self._mine in version.info.get(INFO_B2FS, ""):
             return False
         described = from_version(version, volume.journal.next_number(), volume.settings.defaults)
         if described.link:
             return False
-        marked = names.marked_directory(key)
+        marked = names.marked_directory(key) if described.is_dir else None
         is_taken = self._file(key, described) if marked is None else self._marker(marked, described)
         if is_taken:
             self._objects.append(_object_row(version, described, volume.journal.next_number()))
