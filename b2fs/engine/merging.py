@@ -350,6 +350,8 @@ class _Batch:
         self._objects: list[ObjectRow] = []
         self._rows: dict[int, Inode] = {}
         """Directories that are made or changed, as they will be."""
+        self._made: set[int] = set()
+        """Directories that are made: nobody knows them, so nobody hears of a change of them."""
         self._paths: dict[str, int | None] = {}
         """Directories that were looked for; None: not to be had here."""
         self._ahead: dict[int, tuple[bytes, frozenset[bytes], bytes | None]] = {}
@@ -401,7 +403,7 @@ class _Batch:
         old = self._row(ino)
         self._rows[ino] = _marked(old, described)
         if attributes(self._rows[ino]) != attributes(old):
-            self._told[Changed(ino, None)] = None
+            self._tell(Changed(ino, None))
         return True
 
     def _directory(self, path: str) -> int | None:
@@ -423,15 +425,20 @@ class _Batch:
         made, above = _new_directory(self._volume), self._row(parent)
         self._rows[parent] = replace(above, nlink=above.nlink + 1)
         self._rows[made.ino] = made
+        self._made.add(made.ino)
         self._ahead[made.ino] = (b"", frozenset(), None)
         self._link(parent, name, made.ino)
-        self._told[Changed(parent, None)] = None
+        self._tell(Changed(parent, None))
         return made.ino
 
     def _link(self, parent: int, name: bytes, ino: int) -> None:
         self._names.add((parent, name))
         self._links.append((parent, name, ino))
-        self._told[Changed(parent, name, is_new=True)] = None
+        self._tell(Changed(parent, name, is_new=True))
+
+    def _tell(self, changed: Changed) -> None:
+        if changed.ino not in self._made:
+            self._told[changed] = None
 
     def _entry(self, parent: int, name: bytes) -> Inode | None:
         """What had the name before. Of a directory that is not in memory the names are read some at a time: mostly they are
