@@ -37,8 +37,11 @@ _INODE = (
 _INODE_I = ", ".join(f"i.{column.strip()}" for column in _INODE.split(","))
 _DIRECTORY = f"SELECT d.name, {_INODE_I} FROM dentry d JOIN inode i USING (ino) WHERE d.parent = ?"
 _ROW = "(" + ", ".join("?" * 19) + ")"
-_PAGE_SIZE = 1024
-"""Each commit writes the pages that it touched, whole: a create touches seven, most of them for one row of a hundred bytes."""
+_PAGE_SIZE = 2048
+"""Each commit writes the pages that it touched, whole: a create touches seven, most of them for one row of a hundred bytes.
+But in a page of 1024 bytes no key with its row may have more than 230, and with B2's file ids most objects have a few more:
+each got a second page, and the journal of a bucket was two and a half times as large.
+"""
 _FULL = 1024 * 1024
 """Fewer free bytes than this explain an I/O error."""
 _PATIENCE_MS = 30_000
