@@ -203,7 +203,7 @@ def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
     if stat.S_ISDIR(mode) != is_marker or stat.S_IFMT(mode) not in _TYPES or is_odd:
         mode = fallback
     mtime_ns = _mtime_ns(version, fields)
-    uid, gid, rdev = (_number(fields.get(name, "")) for name in "ugd")
+    uid, gid, rdev = _number(fields.get("u", "")), _number(fields.get("g", "")), _number(fields.get("d", ""))
     is_file = stat.S_ISREG(mode)
     extended = version.info.get(INFO_XATTR, "") if is_file or is_marker else ""
     return Inode(
@@ -221,7 +221,7 @@ def from_version(version: Version, ino: int, defaults: Defaults) -> Inode:
         file_id="" if is_marker else version.file_id,
         sha1="" if is_marker else version.sha1,
         xattrs=extended if extended and xattrs.unpack(extended) else "",
-        link="" if is_marker else _link(fields.get("l", ""), version.key),
+        link=_link(fields["l"], version.key) if "l" in fields and not is_marker else "",
     )
 
 
@@ -237,6 +237,8 @@ def _mtime_ns(version: Version, fields: Mapping[str, str]) -> int:
 
 
 def _fields(packed: str) -> dict[str, str]:
+    if not packed:  # what other tools wrote
+        return {}
     return dict(field.split("=", 1) for field in packed.split(";") if "=" in field)
 
 

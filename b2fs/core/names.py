@@ -91,7 +91,7 @@ def header_size(full_key: str, info: Mapping[str, str]) -> int:
 
 def unusable(key: str) -> str | None:
     """Why a key of the bucket cannot be a path, or None. The marker and ``dir/`` forms are usable."""
-    if not _CONTROL.isdisjoint(key):
+    if not key.isprintable() and not _CONTROL.isdisjoint(key):  # the former alone is quick, and a little too strict
         return "has a control character"
     body = key.removesuffix("/")
     if not body:

@@ -204,11 +204,11 @@ class Prefetch:
     def _find(self, member: Member) -> Inode | None:
         """The file that a member is, None if there is none; a directory, if that is not listed yet."""
         directory, tail = member.series
-        inode = self._volume.journal.entry(directory, member.name)
+        inode = self._volume.entry(directory, member.name)
         for name in tail:
             if inode is None or not inode.is_dir:
                 return None
-            below = self._volume.journal.entry(inode.ino, name)
+            below = self._volume.entry(inode.ino, name)
             if below is None and not inode.complete:
                 return inode
             inode = below

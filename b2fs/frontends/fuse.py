@@ -16,10 +16,12 @@ import ctypes
 import errno
 import functools
 import inspect
+import itertools
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, ParamSpec, TypeVar, TypeVarTuple
 
 import pyfuse3
 import trio
@@ -49,6 +51,8 @@ _MOST_REQUESTS = 1000
 """Requests under way at a time. pyfuse3 would serve 99: behind as many that wait for B2 everything would wait."""
 _NOTICES = 10_000
 """Changes that may wait to be told to the kernel."""
+_TOGETHER = 20
+"""Changes that are told between two looks at other work: about 1 ms, if they are names."""
 _FILES = 1 << 62
 """Inodes that statfs claims: a bucket has no limit."""
 
@@ -57,6 +61,7 @@ _STATE = {b"user.b2fs." + field.encode(): field for field in ("state", "file_id"
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 def _guarded(handler: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
@@ -396,24 +401,50 @@ class FuseMount:
             log.warning("too many changes at once: the kernel may show old names for up to %d s", _TIMEOUT_S)
 
     async def _notify(self) -> None:
-        """Tell the kernel what changed, from a thread: the call waits for requests that hold the inode."""
-        async for changed in self._receive:
-            try:
+        """Tell the kernel what changed. Of inodes from a thread, some at a time: the call waits for requests that hold the
+        inode, and a thread's round trip costs more than the call.
+        """
+        async for first in self._receive:
+            inodes = list[int]()
+            for changed in [first, *itertools.islice(self._waiting(), _TOGETHER)]:
                 if changed.name is None:
-                    await trio.to_thread.run_sync(pyfuse3.invalidate_inode, changed.ino, True)
-                elif not self._has_looked(changed.ino, changed.name):
-                    pyfuse3.invalidate_entry_async(changed.ino, changed.name, ignore_enoent=True)
-            except OSError as error:
-                if error.errno != errno.ENOENT:  # ENOENT: the kernel does not know it, so it is told nothing wrong
-                    log.warning("the kernel could not be told of a change: %s", error)
-            except Exception:  # a bug here must not end the mount
-                log.exception("the kernel could not be told of the change %r", changed)
+                    inodes.append(changed.ino)
+                else:
+                    _tell(self._tell_of_name, changed.ino, changed.name)
+            if inodes:
+                await trio.to_thread.run_sync(_tell_of_inodes, inodes)
+
+    def _waiting(self) -> Iterator[Changed]:
+        """The changes that wait just now."""
+        with suppress(trio.WouldBlock):
+            while True:
+                yield self._receive.receive_nowait()
+
+    def _tell_of_name(self, parent: int, name: bytes) -> None:
+        if not self._has_looked(parent, name):
+            pyfuse3.invalidate_entry_async(parent, name, ignore_enoent=True)
 
     def _has_looked(self, parent: int, name: bytes) -> bool:
         """Whether the kernel has looked up the directory that has this name now: then its entry is right, and in use."""
         volume = self._engine.volume
         child = volume.entry(parent, name)
         return child is not None and child.is_dir and volume.tree.lookups(child.ino) > 0
+
+
+def _tell(notice: Callable[[*Ts], None], *args: *Ts) -> None:
+    try:
+        notice(*args)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # ENOENT: the kernel does not know it, so it is told nothing wrong
+            log.warning("the kernel could not be told of a change: %s", error)
+    except Exception:  # a bug here must not end the mount
+        log.exception("the kernel could not be told of a change: %r", args)
+
+
+def _tell_of_inodes(inodes: list[int]) -> None:
+    """Waits for requests: never on the loop's thread."""
+    for ino in inodes:
+        _tell(pyfuse3.invalidate_inode, ino, True)
 
 
 def _widen_read_ahead(mountpoint: str) -> None:

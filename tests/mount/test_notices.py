@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
 from b2fs.core.inode import ROOT
+from b2fs.engine.volume import Changed
 from b2fs.frontends.fuse import FuseMount, FuseOperations
 from tests.devbucket_fixture import DevBucket
 from tests.engine.world import World
@@ -68,6 +71,81 @@ async def test_new_names_that_nobody_asked_for(tmp_path: Path, autojump_clock: o
         world.bucket.put("second", b"2")
         await m.refresh()
         assert told().current_buffer_used == 1
+
+
+async def test_directory_that_gets_many(tmp_path: Path, autojump_clock: object) -> None:
+    """Of a directory that gets many others by one commit there is one notice: each costs a thread's round trip, and makes
+    the kernel ask for its attributes again. Of what is in the new ones there is none.
+    """
+    world = World(tmp_path)
+    async with world.mount() as m:
+        told: list[Changed] = []
+        m.volume.on_change = told.append
+        for name in FOLDERS[:20]:
+            world.bucket.put(f"{name}/file", b"1")
+        await m.refresh()
+        names = [Changed(ROOT, name.encode(), is_new=True) for name in FOLDERS[:20]]
+        assert sorted(told, key=repr) == sorted([Changed(ROOT, None), *names], key=repr)
+
+
+async def test_directory_that_was_looked_up(
+    tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No notice about the name of a directory that the kernel has looked up: it is right, and in use. (Before a kernel the
+    notices are mostly quicker than a program, see `test_directories_in_use_as_soon_as_they_appear`.)
+    """
+    told: list[bytes] = []
+    monkeypatch.setattr("pyfuse3.invalidate_entry_async", lambda parent, name, ignore_enoent: told.append(name))
+    world = World(tmp_path)
+    world.bucket.put("used/file", b"1")
+    world.bucket.put("other/file", b"1")
+    async with world.mount() as m:
+        await FuseOperations(m.engine).lookup(ROOT, b"used", None)
+        mount = FuseMount(m.engine, "nowhere")
+        for name in (b"used", b"other"):
+            mount._changed(Changed(ROOT, name))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount._notify)
+            while not told:
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+    assert told == [b"other"]
+
+
+async def test_notices_that_wait(tmp_path: Path, autojump_clock: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is told by one thread, and a notice that fails takes no other with it."""
+    told: list[int | bytes] = []
+    threads: list[object] = []
+    to_thread = trio.to_thread.run_sync
+
+    async def counted(call: Callable[..., object], *args: object) -> None:
+        threads.append(args)
+        await to_thread(call, *args)
+
+    def inode(ino: int, attr_only: bool) -> None:
+        told.append(ino)
+        raise OSError(errno.ENOENT, "the kernel does not know it")
+
+    def entry(parent: int, name: bytes, ignore_enoent: bool) -> None:
+        told.append(name)
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("pyfuse3.invalidate_inode", inode)
+    monkeypatch.setattr("pyfuse3.invalidate_entry_async", entry)
+    world = World(tmp_path)
+    async with world.mount() as m:
+        mount = FuseMount(m.engine, "nowhere")
+        for name in (None, b"gone", None, b"too"):
+            mount._changed(Changed(ROOT, name))
+        monkeypatch.setattr("trio.to_thread.run_sync", counted)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mount._notify)
+            while len(told) < 4:
+                await trio.sleep(1)
+            nursery.cancel_scope.cancel()
+        monkeypatch.undo()
+    assert sorted(map(str, told)) == sorted(map(str, [ROOT, ROOT, b"gone", b"too"]))
+    assert len(threads) == 1
 
 
 @pytest.mark.slow
