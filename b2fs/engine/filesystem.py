@@ -39,6 +39,7 @@ from b2fs.errors import (
     NoAttribute,
     NotDirectory,
     NotFound,
+    NotPermitted,
     Stale,
     Unavailable,
 )
@@ -278,10 +279,11 @@ class FileSystem:
 
     # ------------------------------------------------------------ attributes
 
-    async def set_attributes(self, ino: int, new: NewAttributes, privileged: bool = True) -> Node:
-        """chmod, chown, truncate, utimens. One commit; a truncate comes first.
+    async def set_attributes(self, ino: int, new: NewAttributes, uid: int = 0) -> Node:
+        """chmod, chown, truncate, utimens, asked for by `uid`. One commit; a truncate comes first.
 
-        The set-id bits of a file go with a chown, with a truncate by who is not privileged, and if nothing is asked for.
+        A chown takes the set-id bits of a file away, and so does a truncate, if not by root. So does who asks for nothing: the
+        kernel does, before somebody else than root writes, and for a chown that names nobody. NotPermitted if he does neither.
         """
         node = await self._volume.node(ino)
         if new.size is not None:
@@ -290,9 +292,11 @@ class FileSystem:
             await self._content.truncate(node, new.size)
         old = node.inode
         mode = old.mode if new.mode is None else stat.S_IFMT(old.mode) | stat.S_IMODE(new.mode)
-        is_chown = new.uid is not None or new.gid is not None or new == NewAttributes()
-        if not old.is_dir and (is_chown or (new.size is not None and not privileged)):
+        is_nothing, is_chown = new == NewAttributes(), new.uid is not None or new.gid is not None
+        if not old.is_dir and (is_nothing or is_chown or (new.size is not None and uid != 0)):
             mode = without_set_id(mode)
+        if is_nothing and mode != old.mode and uid not in (0, old.uid) and not node.writers:
+            raise NotPermitted("somebody else's file")
         inode = replace(
             old,
             mode=mode,

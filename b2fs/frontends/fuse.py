@@ -177,7 +177,7 @@ class FuseOperations(pyfuse3.Operations):
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
         )
-        return self._entry(await self._files.set_attributes(inode, new, privileged=ctx.uid == 0))
+        return self._entry(await self._files.set_attributes(inode, new, ctx.uid))
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         try:
