@@ -38,6 +38,10 @@ from b2fs.errors import B2fsError, BucketError, NotFound, StateError
 
 log = logging.getLogger(__name__)
 
+_SWEEP_S = 5.0
+"""How long after the start what a crash left in the cache is looked for: who waited for the mount has what he came for, and
+the listing has begun.
+"""
 _HOUSEKEEPING_S = 1.0
 """A storm of small files fills the log by 10 MB in that time."""
 _REST_S = 10.0
@@ -169,6 +173,7 @@ class Engine:
     async def _sweep(self) -> None:
         """Delete files of the cache that a crash left without a row."""
         volume = self.volume
+        await trio.sleep(_SWEEP_S)
 
         def unknown(folder: str) -> list[str]:
             return volume.journal.unknown_blobs(volume.disk.blob_names(folder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trio
@@ -681,6 +682,23 @@ async def test_a_version_gets_another_id_before_its_blob_has_settled(
         assert not seam.after
         assert m.volume.disk.has_blob("other") and m.volume.journal.blob_totals() == (7, 1)
         assert m.engine.cache.index.used == 7
+
+
+async def test_what_a_crash_left_in_the_cache_is_swept(world: World, autojump_clock: object) -> None:
+    """A file without a row goes, in the background, but not while whoever waited for the mount begins; others stay."""
+    world.bucket.put("x", b"content")
+    async with world.mount(crashed=True) as m:
+        await m.read("x")
+        kept = (await m.node("x")).inode.file_id
+        left = Path(m.volume.disk.blob_path("left"))
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"content")
+    async with world.mount(serve=True) as m:
+        await trio.sleep(1)
+        assert m.volume.disk.has_blob("left")
+        await trio.sleep(10)
+        assert not m.volume.disk.has_blob("left") and m.volume.disk.has_blob(kept)
+    assert len(world.bucket.calls("fetch")) == 1
 
 
 async def test_a_blob_is_spoilt_before_it_has_settled(world: World, autojump_clock: object) -> None:

@@ -1105,6 +1105,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/engine/test_reading.py::test_later_start_looks_for_news_after_the_first_readers",),
     ),
     Row(
+        "start: who waited for a mount comes before the sweep of its cache",
+        "b2fs/engine/engine.py",
+        "_SWEEP_S = 5.0",
+        "_SWEEP_S = 0.0",
+        ("tests/engine/test_reading.py::test_what_a_crash_left_in_the_cache_is_swept",),
+    ),
+    Row(
         "settling: what was evicted meanwhile gets no place",
         "b2fs/engine/settling.py",
         "        if self.blobs.get(name) is not blob:",
