@@ -1109,7 +1109,14 @@ ROWS: tuple[Row, ...] = (
         "b2fs/engine/engine.py",
         "_SWEEP_S = 5.0",
         "_SWEEP_S = 0.0",
-        ("tests/engine/test_reading.py::test_what_a_crash_left_in_the_cache_is_swept",),
+        ("tests/engine/test_reading.py::test_the_cache_is_swept",),
+    ),
+    Row(
+        "start: what a crash left in the cache does not wait",
+        "b2fs/engine/engine.py",
+        "        if self._ended_in_order:\n",
+        "        if True:\n",
+        ("tests/engine/test_reading.py::test_the_cache_is_swept",),
     ),
     Row(
         "settling: what was evicted meanwhile gets no place",
