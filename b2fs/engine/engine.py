@@ -38,6 +38,10 @@ from b2fs.errors import B2fsError, BucketError, NotFound, StateError
 
 log = logging.getLogger(__name__)
 
+_SWEEP_S = 5.0
+"""How long after the start the cache is swept, where the last run ended in order: then there is hardly anything to find, and
+who waited for the mount has what he came for first.
+"""
 _HOUSEKEEPING_S = 1.0
 """A storm of small files fills the log by 10 MB in that time."""
 _REST_S = 10.0
@@ -115,6 +119,8 @@ class Engine:
         self.prefetch = Prefetch(volume, self.cache)
         merging.on_news = self.prefetch.news
         self.files = FileSystem(volume, self.cache, self.content, self.listing, self.draining, self.prefetch)
+        self._ended_in_order = volume.journal.meta("boot") == ""
+        """The last run did, and nothing is left of it that needs a look; or there was none."""
         self.online = False
         self.connect_error = ""
         self._hasten = trio.Event()
@@ -167,8 +173,10 @@ class Engine:
                     log.warning("the journal's log cannot be shortened: %s", error)
 
     async def _sweep(self) -> None:
-        """Delete files of the cache that a crash left without a row."""
+        """Delete files of the cache that a crash, or a full disk, left without a row."""
         volume = self.volume
+        if self._ended_in_order:
+            await trio.sleep(_SWEEP_S)
 
         def unknown(folder: str) -> list[str]:
             return volume.journal.unknown_blobs(volume.disk.blob_names(folder))

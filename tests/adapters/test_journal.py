@@ -532,8 +532,9 @@ def test_kept_blobs_in_pages(journal: Journal) -> None:
 
 def test_unknown_blobs(journal: Journal) -> None:
     """What is in the folder and in no row."""
-    journal.commit(Change(blobs=[Blob("a", 1, 1)]))
-    assert journal.unknown_blobs(["b", "a", "c"]) == ["b", "c"]
+    journal.commit(Change(blobs=[Blob("a", 1, 1), Blob("7", 1, 1)]))
+    assert journal.unknown_blobs(["b", "a", "c", "7", "8", 'quo"ted']) == ["b", "c", "8", 'quo"ted']
+    assert journal.unknown_blobs([]) == []
 
 
 def test_totals_of_the_blobs(journal: Journal, path: str) -> None:
@@ -614,6 +615,7 @@ def test_nothing_reads_a_whole_table(path: str) -> None:
     few = (
         "SCAN cached",
         "SCAN below",
+        "SCAN json_each VIRTUAL TABLE INDEX 1:",
         "SCAN CONSTANT ROW",
         "SCAN inode USING INDEX inode_dirty",
         "SCAN i USING INDEX inode_dirty",

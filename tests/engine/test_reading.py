@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from b2fs.adapters.journal import Journal
 from b2fs.core.chunks import CHUNK
 from b2fs.errors import BucketError, Fault, NoSpace, NotFound, Unavailable
 from tests.engine.seams import HookSeam
@@ -681,6 +683,30 @@ async def test_a_version_gets_another_id_before_its_blob_has_settled(
         assert not seam.after
         assert m.volume.disk.has_blob("other") and m.volume.journal.blob_totals() == (7, 1)
         assert m.engine.cache.index.used == 7
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_the_cache_is_swept(world: World, in_order: bool, autojump_clock: object) -> None:
+    """A file without a row goes, in the background; if the last run ended in order, after whoever waited for the mount has
+    begun, else at once. Others stay.
+    """
+    world.bucket.put("x", b"content")
+    async with world.mount(crashed=True, boot="this") as m:
+        await m.read("x")
+        kept = (await m.node("x")).inode.file_id
+        left = Path(m.volume.disk.blob_path("left"))
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(b"content")
+    if not in_order:
+        journal = Journal(str(world.state("state") / "journal.db"))
+        journal.set_meta("boot", "this")
+        journal.close()
+    async with world.mount(serve=True, boot="this") as m:
+        await trio.sleep(1)
+        assert m.volume.disk.has_blob("left") == in_order
+        await trio.sleep(10)
+        assert not m.volume.disk.has_blob("left") and m.volume.disk.has_blob(kept)
+    assert len(world.bucket.calls("fetch")) == 1
 
 
 async def test_a_blob_is_spoilt_before_it_has_settled(world: World, autojump_clock: object) -> None:

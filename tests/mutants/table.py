@@ -1154,6 +1154,20 @@ ROWS: tuple[Row, ...] = (
         ("tests/engine/test_reading.py::test_later_start_looks_for_news_after_the_first_readers",),
     ),
     Row(
+        "start: who waited for a mount comes before the sweep of its cache",
+        "b2fs/engine/engine.py",
+        "_SWEEP_S = 5.0",
+        "_SWEEP_S = 0.0",
+        ("tests/engine/test_reading.py::test_the_cache_is_swept",),
+    ),
+    Row(
+        "start: what a crash left in the cache does not wait",
+        "b2fs/engine/engine.py",
+        "        if self._ended_in_order:\n",
+        "        if True:\n",
+        ("tests/engine/test_reading.py::test_the_cache_is_swept",),
+    ),
+    Row(
         "settling: what was evicted meanwhile gets no place",
         "b2fs/engine/settling.py",
         "        if self.blobs.get(name) is not blob:",
