@@ -309,6 +309,11 @@ class Journal:
             inode = self.entry(inode.ino, part.encode()) if inode is not None else None
         return inode
 
+    def has_more(self, ino: int, count: int) -> bool:
+        """Whether a directory has more than so many entries."""
+        query = "SELECT 1 FROM dentry WHERE parent = ? LIMIT 1 OFFSET ?"
+        return self._db.execute(query, (ino, count)).fetchone() is not None
+
     def load_small_directory(self, ino: int, most: int) -> list[tuple[bytes, Inode]] | None:
         """All entries of a directory, None if it has more than `most`."""
         rows = self._db.execute(f"{_DIRECTORY} LIMIT ?", (ino, most + 1)).fetchall()

@@ -108,15 +108,16 @@ class FileSystem:
             return directory
         if name == b"..":
             return self._tree.node(directory.parents[0][0]) if directory.parents else directory
-        directory.used = True
         if directory.children is None:
-            await self._volume.load(directory)
-        node = self._tree.child(directory, name)
+            node = await self._volume.find(directory, name)
+        else:
+            directory.used = True
+            node = self._tree.child(directory, name)
         if node is None and not directory.inode.complete:
             if not names.can_be(name):
                 raise NotFound("no object can have this name")
             await self._listing.need(directory)
-            node = self._tree.child(directory, name)
+            node = await self._volume.find(directory, name)
         if node is None:
             raise NotFound(f"no {name!r} here")
         if node.inode.is_dir and not node.inode.complete:

@@ -46,7 +46,7 @@ _RESERVE_PART = 4
 """What writers leave free on the disk, bytes, but at most this part (1/n) of it: room for the journal. On a disk without
 a byte left nothing could be sealed, so nothing uploaded, so nothing would ever be freed."""
 _INLINE_ENTRIES = 128
-"""A directory of so many entries is loaded on the loop: that takes less than a thread's round trip and 1 ms."""
+"""A directory of at most so many is loaded on the loop: that takes less than a thread's round trip and 1 ms."""
 _LOAD_SLICE = 500
 """Entries of a directory that come into memory between two looks at other work: about 1 ms."""
 _LOOK_S = 1.0
@@ -311,8 +311,7 @@ class Volume:
         if inode is None:
             raise Stale(f"inode {ino} is gone")
         if not inode.is_dir:
-            self.shrink()
-            return self.tree.adopt(inode)
+            return self._adopt(inode)
         (parent, _), *_ = self.journal.names_of(ino)
         await self.load(await self.node(parent))
         return self.tree.node(ino)
@@ -338,6 +337,27 @@ class Volume:
             linked = shrink(self.tree, self.settings.names_in_memory)
             if self._loading:  # the row that was read for the other name may be older
                 self._overtaken.update(linked)
+
+    async def find(self, directory: Node, name: bytes) -> Node | None:
+        """The node that a name of a directory leads to, None if nothing is known to have it.
+
+        A directory that is not in memory is asked for this one name; the second time a small one is loaded, a large one
+        never for a file. Suspends only for what has to be loaded. NotDirectory.
+        """
+        if directory.children is None:
+            if not directory.inode.is_dir:
+                raise NotDirectory("not a directory")
+            inode = self.journal.entry(directory.ino, name)
+            is_many = not directory.used or self.journal.has_more(directory.ino, _INLINE_ENTRIES)
+            directory.used = True
+            if is_many and (inode is None or not inode.is_dir):
+                return None if inode is None else self.tree.nodes.get(inode.ino) or self._adopt(inode)
+            await self.load(directory)
+        return self.tree.child(directory, name)
+
+    def _adopt(self, inode: Inode) -> Node:
+        self.shrink()
+        return self.tree.adopt(inode)
 
     async def load(self, node: Node) -> None:
         """Have a directory's known entries in memory. Suspends only the first time, and for a large one."""

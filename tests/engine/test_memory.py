@@ -11,7 +11,7 @@ import trio.testing
 from b2fs.adapters.journal import Journal
 from b2fs.core.change import Change
 from b2fs.core.inode import ROOT
-from b2fs.errors import Stale
+from b2fs.errors import NotFound, Stale
 from tests.engine.seams import HookSeam
 from tests.engine.world import Mount, World
 
@@ -67,6 +67,50 @@ async def test_the_kernel_goes_on_with_numbers(world: World, autojump_clock: obj
         assert m.volume.tree.lookups(ino) == 0
 
 
+@pytest.mark.parametrize("files", [FILES, 200])
+async def test_single_names_of_a_directory(world: World, files: int, autojump_clock: object) -> None:
+    """One name is looked up without the others; the second look has a small directory in memory, a large one stays where
+    it is, until somebody lists it. What was looked up before is the same node then.
+    """
+    for file in range(files):
+        world.bucket.put(f"d/f{file:03}", b"%d" % file)
+    world.bucket.put("d/below/x", b"x")
+    async with world.mount():
+        pass
+    async with world.mount(listing=False) as m:
+        directory = await m.node("d")
+        first = await m.files.lookup(directory.ino, b"f001")
+        assert directory.children is None and set(m.volume.tree.nodes) == {ROOT, directory.ino, first.ino}
+        assert m.volume.tree.keys(first) == ["d/f001"]
+        with pytest.raises(NotFound):
+            await m.files.lookup(directory.ino, b"nothing")
+        second = await m.files.lookup(directory.ino, b"f002")
+        assert (directory.children is None) == (files == 200)
+        assert (await m.files.lookup(directory.ino, b"f001")) is first
+        handle = await m.files.open(second.ino, os.O_RDWR | os.O_TRUNC)
+        await m.files.write(handle, 0, b"new")
+        assert len(await m.names("d")) == files + 1
+        assert m.volume.tree.child(directory, b"f001") is first
+        assert (await m.files.lookup(directory.ino, b"f002")) is second and second.inode.size == 3
+        await m.files.flush(handle)
+        m.files.release(handle)
+        await m.drained()
+        assert world.bucket.files()["d/f002"] == b"new"
+
+
+async def test_a_subdirectory_of_a_directory_that_is_not_in_memory(world: World, autojump_clock: object) -> None:
+    """It is found, and brings what is beside it: a directory in memory has all that is above it there too."""
+    for file in range(200):
+        world.bucket.put(f"d/f{file:03}", b"%d" % file)
+    world.bucket.put("d/below/x", b"x")
+    async with world.mount():
+        pass
+    async with world.mount(listing=False) as m:
+        assert await m.read("d/below/x") == b"x"
+        below = await m.node("d/below")
+        assert m.volume.tree.path(below) == "d/below"
+
+
 async def test_what_went_meanwhile(world: World, autojump_clock: object) -> None:
     """An inode whose file the bucket lost or replaced is stale by its number: the kernel looks the name up again."""
     await _fill(world)
@@ -75,7 +119,7 @@ async def test_what_went_meanwhile(world: World, autojump_clock: object) -> None
         m.volume.on_change = lambda changed: told.append((changed.ino, changed.name))
         node = await m.node("d05/f5")
         node.lookups = 1
-        ino, above = node.ino, node.parents[0][0]
+        ino, above = node.ino, (await m.node("d05")).ino
         del node
         for _ in range(3):
             m.volume.shrink()

@@ -85,6 +85,20 @@ ROWS: tuple[Row, ...] = (
         "while not all(",
         ("tests/mount/test_bugs.py::test_journal_that_cannot_be_written",),
     ),
+    Row(
+        "memory: a large directory is not loaded for a file of it",
+        "b2fs/engine/volume.py",
+        "self.journal.has_more(directory.ino, _INLINE_ENTRIES)",
+        "False",
+        ("tests/engine/test_memory.py::test_single_names_of_a_directory",),
+    ),
+    Row(
+        "memory: a file that was looked up alone is one node",
+        "b2fs/engine/volume.py",
+        "self.tree.nodes.get(inode.ino) or self._adopt(inode)",
+        "self._adopt(inode)",
+        ("tests/engine/test_memory.py::test_single_names_of_a_directory",),
+    ),
     # ------------------------------------------------------------ prefetch
     Row(
         "prefetch: a part of the lanes is left to reads",
