@@ -12,7 +12,6 @@ _COLOURS = {
     "plain": "#8c8c8c",
     "C": "#4c78a8",
     "pyfuse3": "#54a24b",
-    "pyfuse3+": "#b279a2",
     "rclone": "#e45756",
     "b2fs": "#222222",
 }

@@ -1,13 +1,11 @@
 """A bare pass-through of a directory: what pyfuse3 costs when the file system behind it costs nothing.
 
-    python -m bench.passthrough BACKING MOUNTPOINT [asked]
+    python -m bench.passthrough BACKING MOUNTPOINT
 
 Rules
   No cache, no journal, no error boundary: each handler is the fewest statements that answer right. Attributes stay in
   memory as pyfuse3 wants them, the kernel may believe them for an hour and keeps pages over a reopen; a missing
   name is a negative entry. There is no flush and no getxattr, so the kernel stops asking.
-  With `asked` there are both, empty: a file system that reports errors at close and keeps extended attributes gets a
-  FLUSH at each close, and before each write a GETXATTR (security.capability), whatever it does with them.
   Nobody else may change BACKING. Hard links are not told apart. SIGTERM ends it and unmounts.
 """
 
@@ -188,14 +186,6 @@ class Passthrough(pyfuse3.Operations):
         os.fsync(fh)
 
 
-class Asked(Passthrough):
-    async def flush(self, fh: int) -> None:
-        return
-
-    async def getxattr(self, inode: int, name: bytes, ctx: Any) -> bytes:
-        raise pyfuse3.FUSEError(errno.ENODATA)
-
-
 def _fill(entry: pyfuse3.EntryAttributes, status: os.stat_result) -> None:
     entry.st_mode = status.st_mode
     entry.st_nlink = status.st_nlink
@@ -223,9 +213,9 @@ async def _stop_at_signal() -> None:
             pyfuse3.terminate()
 
 
-def main(backing: str, mountpoint: str, asked: str = "") -> None:
+def main(backing: str, mountpoint: str) -> None:
     options = set(pyfuse3.default_options) | {"fsname=passthrough", "default_permissions"}
-    pyfuse3.init((Asked if asked else Passthrough)(backing), mountpoint, options)
+    pyfuse3.init(Passthrough(backing), mountpoint, options)
     gc.freeze()
     gc.set_threshold(_GC_THRESHOLD)
     try:

@@ -175,16 +175,6 @@ class Binding(Mounted):
         return [sys.executable, "-m", "bench.passthrough", str(self.backing), str(self.path)]
 
 
-class Asked(Binding):
-    """The same with a flush and a getxattr, which the kernel then asks for: the floor of what b2fs promises."""
-
-    name = "pyfuse3+"
-    title = "pyfuse3 pass-through with flush and getxattr"
-
-    def command(self) -> Sequence[str]:
-        return [*super().command(), "asked"]
-
-
 class Libfuse(Mounted):
     """libfuse's own example in C."""
 

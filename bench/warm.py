@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.measure import Session, in_turn, timed
-from bench.peers import Absent, Asked, B2fs, Binding, Libfuse, Peer, Rclone
+from bench.peers import Absent, B2fs, Binding, Libfuse, Peer, Rclone
 from bench.report import Reach, Row, Table
 from bench.seed import Seed, fill_bucket, fill_directory, flat
 
 _BLOCK = 4096
 _MB = 1e6
 _PUT_OFF = "6h"
-_RATIOS = (("b2fs", "pyfuse3"), ("b2fs", "pyfuse3+"), ("rclone", "b2fs"))
+_RATIOS = (("b2fs", "pyfuse3"), ("rclone", "b2fs"))
 _CPU_UNITS = {"µs": "µs", "ms": "ms", "MB/s": "ms/MB"}
 _PER = {"µs": 1e6, "ms": 1e3, "MB/s": 1e3}
 
@@ -214,11 +214,11 @@ def measure(session: Session) -> list[Table]:
         written=session.sized(32 << 20, 4 << 20),
     )
     table = Table(
-        "warm", "Warm, nothing remote", ["plain", "C", "pyfuse3", "pyfuse3+", "b2fs", "rclone"], ratios=_RATIOS,
+        "warm", "Warm, nothing remote", ["plain", "C", "pyfuse3", "b2fs", "rclone"], ratios=_RATIOS,
         intro="Times in µs or ms an operation (less is better), speeds in MB/s; `first`: not in the kernel's caches.",
     )  # fmt: skip
     cpu = Table(
-        "warm-cpu", "Warm: CPU time of the daemon", ["C", "pyfuse3", "pyfuse3+", "b2fs", "rclone"], ratios=_RATIOS,
+        "warm-cpu", "Warm: CPU time of the daemon", ["C", "pyfuse3", "b2fs", "rclone"], ratios=_RATIOS,
         intro="An operation, a listing, or a MB; the noise of a shared machine hardly moves it.",
     )  # fmt: skip
 
@@ -233,7 +233,6 @@ def measure(session: Session) -> list[Table]:
     makers: list[Callable[[Path], Peer]] = [
         lambda base: Libfuse(base, plain.path),
         lambda base: Binding(base, plain.path),
-        lambda base: Asked(base, plain.path),
         lambda base: B2fs(base, server, "warm-b2fs", quiet_period=_PUT_OFF, max_dirty_age=_PUT_OFF),
         lambda base: Rclone(base, server, "warm-rclone", "mount", "--vfs-write-back", _PUT_OFF),
         lambda base: Rclone(base, server, "warm-rclone", "mount2", "--vfs-write-back", _PUT_OFF),

@@ -186,7 +186,6 @@ class FileSystem:
         """A new directory, symlink or special file (by the type in `mode`); a regular file too (mknod)."""
         if stat.S_ISREG(mode):
             handle, node = await self.create(parent, name, mode, uid, gid, os.O_WRONLY | os.O_EXCL)
-            await self.flush(handle)
             self.release(handle)
             return node
         directory = await self._complete(parent)
@@ -405,12 +404,6 @@ class FileSystem:
             await self.sync(number)
         return written
 
-    async def flush(self, number: int) -> None:
-        """A descriptor was closed. What was written survives SIGKILL, its upload is queued."""
-        handle = self._file(number)
-        if handle.writable:
-            self._content.closed(handle.node)
-
     async def sync(self, number: int) -> None:
         """fsync: survives power loss on return; where `remote_fsync` says so, loss of the host too (else Unavailable)."""
         node = self._file(number).node
@@ -443,15 +436,18 @@ class FileSystem:
             raise Unavailable(f"{why}; it is safe here, and goes on being tried")
 
     def release(self, number: int) -> None:
-        """The last descriptor of a handle is gone."""
+        """The last descriptor of a handle is gone. (What was written survived SIGKILL before, at each write.)"""
         handle = self._handles.pop(number)
         node = handle.node
         node.handles -= 1
-        if isinstance(handle, Handle):
-            node.writers -= handle.writable
-            if node.handles == 0:
+        try:
+            if isinstance(handle, Handle) and handle.writable:
+                node.writers -= 1
+                self._content.closed(node)
+        finally:
+            if isinstance(handle, Handle) and node.handles == 0:
                 self._content.release(node)
-        self._tree.discard(node)
+            self._tree.discard(node)
 
     def inode_of(self, number: int) -> int:
         """The inode number of an open file or directory."""

@@ -6,6 +6,8 @@ Rules
   The kernel may keep what it was told for an hour; whatever changes without the kernel asking is invalidated by
   `_notify`, never from inside a handler (that deadlocks). A notice about a name cuts off whoever has it as working
   directory, until somebody looks it up again: so there is none that the kernel does not need.
+  There is no `flush`: what a close promises is true since the last write. The kernel hears so (ENOSYS) at the first close,
+  writes what a shared map has changed, and asks no more.
   A missing name is answered with a negative entry, which the kernel keeps; plain ENOENT it would not.
   Attributes are built once per change, not per request.
 """
@@ -285,10 +287,6 @@ class FuseOperations(pyfuse3.Operations):
     @_guarded
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._files.write(fh, off, buf)
-
-    @_guarded
-    async def flush(self, fh: int) -> None:
-        await self._files.flush(fh)
 
     @_guarded
     async def release(self, fh: int) -> None:

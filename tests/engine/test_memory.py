@@ -92,7 +92,6 @@ async def test_single_names_of_a_directory(world: World, files: int, autojump_cl
         assert len(await m.names("d")) == files + 1
         assert m.volume.tree.child(directory, b"f001") is first
         assert (await m.files.lookup(directory.ino, b"f002")) is second and second.inode.size == 3
-        await m.files.flush(handle)
         m.files.release(handle)
         await m.drained()
         assert world.bucket.files()["d/f002"] == b"new"

@@ -221,7 +221,6 @@ class Mount:
         return await self.files.open((await self.node(path)).ino, flags)
 
     async def close(self, handle: int) -> None:
-        await self.files.flush(handle)
         self.files.release(handle)
 
     async def create(self, path: str, mode: int = 0o644) -> int:

@@ -254,16 +254,16 @@ async def test_handlers_that_wait_are_counted() -> None:
         await may_end.wait()
         raise RuntimeError
 
-    engine = SimpleNamespace(files=SimpleNamespace(flush=fail, inode_of=lambda handle: None))
+    engine = SimpleNamespace(files=SimpleNamespace(sync=fail, inode_of=lambda handle: None))
     operations = FuseOperations(engine)  # type: ignore[arg-type]
 
-    async def flush() -> None:
+    async def sync() -> None:
         with pytest.raises(pyfuse3.FUSEError):
-            await operations.flush(1)
+            await operations.fsync(1, False)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(flush)
-        nursery.start_soon(flush)
+        nursery.start_soon(sync)
+        nursery.start_soon(sync)
         await trio.testing.wait_all_tasks_blocked()
         assert operations.requests.under_way == 2
         may_end.set()

@@ -334,6 +334,13 @@ ROWS: tuple[Row, ...] = (
         ("tests/mount/test_handshake.py::test_the_first_message_and_its_answer_pass_by",),
     ),
     Row(
+        "close: the times of a file are on disk, and its quiet period begins",
+        _FILES,
+        "                self._content.closed(node)",
+        "                pass",
+        ("tests/mount/test_lifecycle.py::test_sigkill_after_close_loses_nothing",),
+    ),
+    Row(
         "POSIX: the last unlink changes the ctime",
         "b2fs/core/tree.py",
         "replace(known.inode, nlink=0, ctime_ns=change.gone_ns or known.inode.ctime_ns)",

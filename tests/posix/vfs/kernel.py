@@ -141,8 +141,6 @@ class Kernel(NameCalls):
         file = self.file(fd)
         del self.table[fd]
         file.descriptors -= 1
-        if file.handle and not file.node.inode.is_dir:
-            await self.files.flush(file.handle)
         if not file.descriptors:
             if file.handle:
                 self.files.release(file.handle)
