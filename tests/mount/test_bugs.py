@@ -91,7 +91,6 @@ HANDLERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "open": (lambda root: os.open(root / "d" / "file", os.O_RDONLY), "d/file"),
     "read": (_on_open_file(_read), "d/file"),
     "write": (_on_open_file(lambda fd: os.pwrite(fd, b"more", 0)), "d/file"),
-    "flush": (_on_open_file(lambda fd: None), "d/file"),
     "sync": (_on_open_file(os.fsync), "d/file"),
     "space": (lambda root: os.statvfs(root), ""),
     "file_status": (lambda root: os.getxattr(root / "d" / "file", "user.b2fs.state"), "d/file"),

@@ -39,7 +39,8 @@ def test_rescue_of_a_killed_daemon(new_host: NewHost, devbucket: DevBucket, tmp_
     os.write(descriptor, b"never closed")
     host.kill()
     with failing(errno.ENOTCONN):
-        os.close(descriptor)
+        os.write(descriptor, b"lost")
+    os.close(descriptor)
     elsewhere = shutil.move(host.state, tmp_path / "elsewhere")
 
     host.command("rescue", str(elsewhere))
