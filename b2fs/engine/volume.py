@@ -347,11 +347,13 @@ class Volume:
         if directory.children is None:
             if not directory.inode.is_dir:
                 raise NotDirectory("not a directory")
-            inode = self.journal.entry(directory.ino, name)
-            is_many = not directory.used or self.journal.has_more(directory.ino, _INLINE_ENTRIES)
-            directory.used = True
-            if is_many and (inode is None or not inode.is_dir):
-                return None if inode is None else self.tree.nodes.get(inode.ino) or self._adopt(inode)
+            if not directory.used or self.journal.has_more(directory.ino, _INLINE_ENTRIES):
+                directory.used = True
+                inode = self.journal.entry(directory.ino, name)
+                if inode is None:
+                    return None
+                if not inode.is_dir:
+                    return self.tree.nodes.get(inode.ino) or self._adopt(inode)
             await self.load(directory)
         return self.tree.child(directory, name)
 

@@ -288,7 +288,7 @@ ROWS: tuple[Row, ...] = (
         "POSIX: O_TRUNC by a stranger clears the set-id bits",
         _FUSE,
         "privileged=ctx.uid == 0",
-        "flags, privileged=True",
+        "privileged=True",
         ("tests/posix/test_open.py::test_trunc_clears_set_id_bits",),
     ),
     Row(
